@@ -1,0 +1,141 @@
+//! The record of a chunk: what the catalog knows of it, in 128 bytes.
+//!
+//! The same bytes stand in the journal, in a checkpoint and (behind a ticket) in the plans that travel to a mover.
+//! `docs/FORMAT.md` draws them. A record proves itself: its last eight bytes are the xxh3-64 of those before.
+
+use twox_hash::XxHash3_64;
+
+use super::extent::{EXTENTS_MAX, Extent, Extents, blocks_for};
+use crate::key::ChunkKey;
+
+/// Length of an encoded record.
+pub const RECORD_BYTES: usize = 128;
+
+/// What the catalog knows of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkRecord {
+    /// Name of the content.
+    pub key: ChunkKey,
+    /// The chunk before this one in its prompt; [`ChunkKey::NONE`] for a first one.
+    pub parent: ChunkKey,
+    /// Chunks before this one in its prompt, as far as is known.
+    pub depth: u32,
+    /// Unique to this store of this chunk, in the life of its directory.
+    pub generation: u64,
+    /// Payload bytes.
+    pub length: u32,
+    /// When it was stored, in milliseconds since 1970.
+    pub stored_at_ms: u64,
+    /// Where header and payload lie.
+    pub extents: Extents,
+}
+
+impl ChunkRecord {
+    /// Blocks that a chunk of `length` payload bytes takes, its header included.
+    pub const fn blocks(length: u32) -> u64 {
+        1 + blocks_for(length as u64)
+    }
+}
+
+/// What a journal says of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// The chunk is there.
+    Put(ChunkRecord),
+    /// The chunk of this key and generation is gone.
+    Remove(ChunkKey, u64),
+}
+
+const KIND_PUT: u8 = 1;
+const KIND_REMOVE: u8 = 2;
+
+impl Entry {
+    /// The entry's bytes.
+    pub fn encode(&self) -> [u8; RECORD_BYTES] {
+        let mut out = [0; RECORD_BYTES];
+        match self {
+            Self::Put(record) => {
+                let extents = record.extents.as_slice();
+                out[0] = KIND_PUT;
+                out[1] = u8::try_from(extents.len()).unwrap_or(0);
+                out[4..8].copy_from_slice(&record.depth.to_le_bytes());
+                out[8..16].copy_from_slice(&record.generation.to_le_bytes());
+                out[16..48].copy_from_slice(record.key.as_bytes());
+                out[48..80].copy_from_slice(record.parent.as_bytes());
+                out[80..84].copy_from_slice(&record.length.to_le_bytes());
+                out[88..96].copy_from_slice(&record.stored_at_ms.to_le_bytes());
+                for (place, extent) in out[96..120].chunks_exact_mut(8).zip(extents) {
+                    place[..4].copy_from_slice(&extent.start.to_le_bytes());
+                    place[4..].copy_from_slice(&extent.blocks.to_le_bytes());
+                }
+            }
+            Self::Remove(key, generation) => {
+                out[0] = KIND_REMOVE;
+                out[8..16].copy_from_slice(&generation.to_le_bytes());
+                out[16..48].copy_from_slice(key.as_bytes());
+            }
+        }
+        let sum = XxHash3_64::oneshot(&out[..RECORD_BYTES - 8]);
+        out[RECORD_BYTES - 8..].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    /// The entry in these bytes; `None` when they are no whole, sound entry.
+    pub fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<Self> {
+        if XxHash3_64::oneshot(&bytes[..RECORD_BYTES - 8]) != u64_at(bytes, RECORD_BYTES - 8) {
+            return None;
+        }
+        let generation = u64_at(bytes, 8);
+        let key = key_at(bytes, 16);
+        match bytes[0] {
+            KIND_REMOVE => Some(Self::Remove(key, generation)),
+            KIND_PUT => {
+                let count = usize::from(bytes[1]);
+                if count == 0 || count > EXTENTS_MAX {
+                    return None;
+                }
+                let mut list = [Extent::default(); EXTENTS_MAX];
+                for (extent, place) in list.iter_mut().zip(bytes[96..120].chunks_exact(8)) {
+                    *extent = Extent { start: u32_at(place, 0), blocks: u32_at(place, 4) };
+                }
+                let extents = Extents::from_slice(&list[..count])?;
+                let length = u32_at(bytes, 80);
+                let whole = extents.blocks() == ChunkRecord::blocks(length)
+                    && extents.as_slice().iter().all(|extent| extent.blocks > 0);
+                whole.then(|| {
+                    Self::Put(ChunkRecord {
+                        key,
+                        parent: key_at(bytes, 48),
+                        depth: u32_at(bytes, 4),
+                        generation,
+                        length,
+                        stored_at_ms: u64_at(bytes, 88),
+                        extents,
+                    })
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The little-endian `u32` at `at`, which must lie within `bytes`.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+/// The little-endian `u64` at `at`, which must lie within `bytes`.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// The key at `at`, which must lie within `bytes`.
+pub(crate) fn key_at(bytes: &[u8], at: usize) -> ChunkKey {
+    let mut key = [0; 32];
+    key.copy_from_slice(&bytes[at..at + 32]);
+    ChunkKey::new(key)
+}

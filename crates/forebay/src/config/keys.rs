@@ -1,0 +1,255 @@
+//! The table of keys.
+//!
+//! Everything that is said about a key anywhere comes from here: how its value is read, its default, its limits, what
+//! an error about it recommends, the lines of `forebay config` and the table in `docs/CONFIG.md` (a test compares them).
+
+use std::fmt;
+
+/// Bytes of a GiB, the unit of every size in the configuration.
+pub(super) const GIB: u64 = 1 << 30;
+
+/// Most disk space of one cache: what 2^32 extents of 4 KiB address.
+pub(super) const DISK_BYTES_MAX: u64 = 16 << 40;
+
+/// Most CPU memory of one cache. Keeps the number of slots (4 KiB and more each) within 32 bits.
+const CPU_BYTES_MAX: u64 = 8 << 40;
+
+/// Least of a size that holds chunks: two slots of one page.
+const SIZE_BYTES_MIN: u64 = 8 << 10;
+
+/// Longest wait that can be configured, in seconds.
+const WAIT_SECONDS_MAX: u32 = 3600;
+
+/// One key of the configuration.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in a file and as an argument; in the environment `FOREBAY_` and the name in upper case.
+    pub name: &'static str,
+    /// What its value has to be.
+    pub kind: Kind,
+    /// Its value when it is not given, as it would be written; `None`: not set.
+    pub default: Option<&'static str>,
+    /// One line about what it does.
+    pub meaning: &'static str,
+    /// What to do when its value cannot be used.
+    pub remedy: &'static str,
+    /// Whether `LMCACHE_` and the name in upper case is read too, because `LMCache`'s key means the same.
+    pub shared: bool,
+}
+
+/// What the value of a key has to be. Its `Display` is the phrase that messages and documentation use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Switch,
+    /// A whole number of `unit` from `min` to `max`.
+    Whole {
+        /// What is counted; empty when there is nothing to say.
+        unit: &'static str,
+        /// The least.
+        min: u32,
+        /// The most.
+        max: u32,
+    },
+    /// A size, written as a number of GiB, that comes to between `min_bytes` and `max_bytes`.
+    Size {
+        /// The least, in bytes.
+        min_bytes: u64,
+        /// The most, in bytes.
+        max_bytes: u64,
+    },
+    /// A time, written as a number of seconds above zero and at most `max`.
+    Seconds {
+        /// The most, in seconds.
+        max: u32,
+    },
+    /// A directory.
+    Directory,
+    /// A URL; it may hold credentials, so it is never shown whole.
+    Url,
+    /// Text of at most `max_bytes` that is never shown.
+    Secret {
+        /// The longest, in bytes.
+        max_bytes: usize,
+    },
+    /// The name of an eviction policy.
+    Policy,
+    /// When the disk is told to make what was written durable.
+    Sync {
+        /// The longest interval, in seconds.
+        max: u32,
+    },
+    /// Whether the page cache is bypassed.
+    DirectIo,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Switch => f.write_str("true or false"),
+            Self::Whole { unit: "", min, max } => write!(f, "a whole number from {min} to {max}"),
+            Self::Whole { unit, min, max } => write!(f, "a whole number of {unit} from {min} to {max}"),
+            Self::Size { min_bytes: 0, max_bytes } => {
+                write!(f, "a number of GiB from 0 to {}", max_bytes / GIB)
+            }
+            Self::Size { max_bytes, .. } => {
+                write!(f, "a number of GiB above 0, at most {}", max_bytes / GIB)
+            }
+            Self::Seconds { max } => write!(f, "a number of seconds above 0, at most {max}"),
+            Self::Directory => f.write_str("a path, plain or as file:///path"),
+            Self::Url => f.write_str("a URL: scheme://…"),
+            Self::Secret { max_bytes } => write!(f, "text of at most {max_bytes} bytes"),
+            Self::Policy => f.write_str("LRU"),
+            Self::Sync { max } => {
+                write!(f, "none, always, or a number of seconds above 0, at most {max}")
+            }
+            Self::DirectIo => f.write_str("auto or off"),
+        }
+    }
+}
+
+/// All keys, in the order people think of them.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "chunk_size",
+        kind: Kind::Whole { unit: "tokens", min: 1, max: 1 << 20 },
+        default: Some("256"),
+        meaning: "Tokens of one chunk, the unit that is stored and found.",
+        remedy: "Set chunk_size to the tokens of one chunk, for example 256",
+        shared: true,
+    },
+    Key {
+        name: "local_cpu",
+        kind: Kind::Switch,
+        default: Some("true"),
+        meaning: "A hot cache in CPU memory in front of the disk. This version has none yet and runs as if it were false.",
+        remedy: "Set local_cpu to false: CPU memory then stages chunks and keeps none",
+        shared: true,
+    },
+    Key {
+        name: "use_only_staging_buffer",
+        kind: Kind::Switch,
+        default: Some("false"),
+        meaning: "No lookup or load is ever answered from CPU memory, not even from a store in flight. Implies local_cpu: false.",
+        remedy: "Set use_only_staging_buffer to true or false",
+        shared: true,
+    },
+    Key {
+        name: "max_local_cpu_size",
+        kind: Kind::Size { min_bytes: SIZE_BYTES_MIN, max_bytes: CPU_BYTES_MAX },
+        default: Some("5.0"),
+        meaning: "The bound on CPU memory. All of it is allocated at start, none after. Two chunks have to fit.",
+        remedy: "Set max_local_cpu_size to the CPU memory in GiB that the cache may use, for example 0.25",
+        shared: true,
+    },
+    Key {
+        name: "local_disk",
+        kind: Kind::Directory,
+        default: None,
+        meaning: "The directory of the disk tier. One cache at a time owns it.",
+        remedy: "Set local_disk to a directory on a local drive, for example /nvme/kv",
+        shared: true,
+    },
+    Key {
+        name: "max_local_disk_size",
+        kind: Kind::Size { min_bytes: SIZE_BYTES_MIN, max_bytes: DISK_BYTES_MAX },
+        default: None,
+        meaning: "The bound on disk space below local_disk. Has to be set when local_disk is.",
+        remedy: "Set max_local_disk_size to the disk space in GiB that the cache may use, for example 100",
+        shared: true,
+    },
+    Key {
+        name: "remote_url",
+        kind: Kind::Url,
+        default: None,
+        meaning: "The store of the remote tier. Accepted; this version has no remote tier yet.",
+        remedy: "Set remote_url to a URL such as s3://bucket/prefix or redis://host:6379, or leave it out",
+        shared: true,
+    },
+    Key {
+        name: "cache_policy",
+        kind: Kind::Policy,
+        default: Some("LRU"),
+        meaning: "What is evicted first when a tier is full: the chunk unused for longest.",
+        remedy: "Set cache_policy to LRU, the only one of this version",
+        shared: true,
+    },
+    Key {
+        name: "disk_sync",
+        kind: Kind::Sync { max: WAIT_SECONDS_MAX },
+        default: Some("none"),
+        meaning: "When written chunks are made durable: never by us, before each store completes, or every so many seconds. \
+                  With none a killed process loses nothing; a power loss may lose chunks, and never gives wrong bytes.",
+        remedy: "Set disk_sync to none, always, or seconds such as 5",
+        shared: false,
+    },
+    Key {
+        name: "disk_min_free_size",
+        kind: Kind::Size { min_bytes: 0, max_bytes: DISK_BYTES_MAX },
+        default: Some("1.0"),
+        meaning: "Free space that is left on the file system of local_disk, whatever max_local_disk_size allows.",
+        remedy: "Set disk_min_free_size to the GiB to leave free, for example 1.0",
+        shared: false,
+    },
+    Key {
+        name: "disk_direct_io",
+        kind: Kind::DirectIo,
+        default: Some("auto"),
+        meaning: "O_DIRECT: auto uses it where the file system allows it, off goes through the page cache.",
+        remedy: "Set disk_direct_io to auto or off",
+        shared: false,
+    },
+    Key {
+        name: "disk_io_threads",
+        kind: Kind::Whole { unit: "threads", min: 2, max: 64 },
+        default: Some("4"),
+        meaning: "Threads that read and write the disk.",
+        remedy: "Set disk_io_threads to 4, or to more for an array of drives",
+        shared: false,
+    },
+    Key {
+        name: "load_timeout_s",
+        kind: Kind::Seconds { max: WAIT_SECONDS_MAX },
+        default: Some("10"),
+        meaning: "Longest wait of a chunk to be loaded for a staging slot; after it the chunk fails as busy and is recomputed.",
+        remedy: "Set load_timeout_s to seconds, for example 10",
+        shared: false,
+    },
+    Key {
+        name: "store_timeout_s",
+        kind: Kind::Seconds { max: WAIT_SECONDS_MAX },
+        default: Some("30"),
+        meaning: "Longest wait of a chunk to be stored for a staging slot; after it the chunk is not stored.",
+        remedy: "Set store_timeout_s to seconds, for example 30",
+        shared: false,
+    },
+    Key {
+        name: "max_queued_chunks",
+        kind: Kind::Whole { unit: "chunks", min: 1, max: 1 << 24 },
+        default: Some("65536"),
+        meaning: "The bound of each queue. A store or load that would exceed it is refused as busy.",
+        remedy: "Set max_queued_chunks to a number of chunks, for example 65536",
+        shared: false,
+    },
+    Key {
+        name: "cache_salt",
+        kind: Kind::Secret { max_bytes: 1024 },
+        default: Some(""),
+        meaning: "Separates tenants: caches with different salts never find each other's chunks.",
+        remedy: "Set cache_salt to text, in quotes when it looks like a number or a truth value",
+        shared: false,
+    },
+    Key {
+        name: "save_decode_cache",
+        kind: Kind::Switch,
+        default: Some("false"),
+        meaning: "Stores chunks of generated tokens too, not only of prompts.",
+        remedy: "Set save_decode_cache to true or false",
+        shared: true,
+    },
+];
+
+/// The key of this name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}

@@ -1,0 +1,298 @@
+//! Configuration: from a file, the environment and arguments to one plain, checked [`Config`].
+//!
+//! Promises:
+//!
+//! * A [`Config`] that came from here has been checked: every limit is tested where the value is read, not where it would
+//!   hurt. Whatever is given, reading it ends in a [`Config`] or in an error that names the key, the value, where it came
+//!   from and the remedy; it never panics.
+//! * An `LMCache` file is accepted as it is: a key of theirs that has no meaning here is a warning that says why. A key that
+//!   neither knows is an error that names the nearest one.
+//! * Secrets (credentials in URLs, the salt, everything in `extra_config`) are never shown: not by `Debug`, an error, a
+//!   warning or [`Config::value`].
+//!
+//! Where to look: the table of keys is `keys`, `LMCache`'s is `peers`; `source` lays the sources over each other, `read`
+//! gives one value its type, `resolve` applies the rules between keys.
+
+mod explain;
+mod extra;
+mod file;
+mod keys;
+mod peers;
+mod read;
+mod resolve;
+mod secret;
+mod source;
+mod suggest;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use explain::{Explained, explain};
+pub use keys::{KEYS, Key, Kind};
+pub use peers::{PEER_KEYS, PeerKey, Verdict};
+pub use source::Origin;
+pub use value::Value;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a slot's length is a multiple of, in bytes: direct I/O needs it.
+const SLOT_ALIGN_BYTES: u64 = 4096;
+
+/// Fewest slots that a staging buffer works with.
+const SLOTS_MIN: u64 = 2;
+
+/// The configuration in force: sizes in bytes, times as [`Duration`], nothing left to look up.
+#[derive(Clone, PartialEq)]
+pub struct Config {
+    /// Tokens of one chunk (`chunk_size`).
+    pub chunk_size_tokens: u32,
+    /// Whether there is a memory tier (`local_cpu`). Always false in this version, whatever was asked for.
+    pub local_cpu: bool,
+    /// Whether CPU memory never answers a lookup or load, not even from a store in flight.
+    pub use_only_staging_buffer: bool,
+    /// Bound on CPU memory, in bytes (`max_local_cpu_size`).
+    pub max_local_cpu_bytes: u64,
+    /// Directory of the disk tier. Always set in this version.
+    pub local_disk: Option<PathBuf>,
+    /// Bound on disk space, in bytes (`max_local_disk_size`). Above zero where `local_disk` is set.
+    pub max_local_disk_bytes: u64,
+    /// Store of the remote tier, credentials included. Not used in this version.
+    pub remote_url: Option<String>,
+    /// What is evicted first.
+    pub cache_policy: CachePolicy,
+    /// When written chunks are made durable.
+    pub disk_sync: DiskSync,
+    /// Free space to leave on the file system of `local_disk`, in bytes (`disk_min_free_size`).
+    pub disk_min_free_bytes: u64,
+    /// Whether the page cache is bypassed.
+    pub disk_direct_io: DirectIo,
+    /// Threads that read and write the disk.
+    pub disk_io_threads: u32,
+    /// Longest wait of a load for a staging slot (`load_timeout_s`).
+    pub load_timeout: Duration,
+    /// Longest wait of a store for a staging slot (`store_timeout_s`).
+    pub store_timeout: Duration,
+    /// Bound of each queue, in chunks.
+    pub max_queued_chunks: u32,
+    /// Separates tenants (`cache_salt`).
+    pub salt: String,
+    /// Whether chunks of generated tokens are stored too.
+    pub save_decode_cache: bool,
+}
+
+/// What is evicted first when a tier is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CachePolicy {
+    /// The chunk unused for longest.
+    Lru,
+}
+
+/// When written chunks are made durable against a loss of power. None of them is needed against `kill -9`, and with each
+/// of them a damaged chunk is a miss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskSync {
+    /// When the operating system likes: a loss of power may lose chunks.
+    None,
+    /// Every so often: a loss of power may lose the chunks stored since.
+    Interval(Duration),
+    /// Before a store is reported complete: a loss of power loses none that was.
+    Always,
+}
+
+/// Whether reading and writing bypasses the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectIo {
+    /// Where the file system allows it.
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// A configuration, where each value came from, and what its author should know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    /// The configuration in force.
+    pub config: Config,
+    /// Where the value of each key of [`KEYS`] came from.
+    pub origins: BTreeMap<&'static str, Origin>,
+    /// What was given and has no effect, or another one than asked for. One sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// A resolved configuration stands wherever a [`Config`] is asked for: `Cache::open(&resolved, …)`.
+impl Deref for Resolved {
+    type Target = Config;
+
+    fn deref(&self) -> &Config {
+        &self.config
+    }
+}
+
+impl Config {
+    /// The configuration that these keys give, and defaults for the rest. No file and no environment is read.
+    ///
+    /// ```
+    /// use forebay::config::{Config, Value};
+    ///
+    /// let resolved = Config::from_values([
+    ///     ("local_disk", Value::from("/nvme/kv")),
+    ///     ("max_local_disk_size", Value::from(100)),
+    ///     ("use_only_staging_buffer", Value::from(true)),
+    /// ])?;
+    /// assert_eq!(resolved.max_local_disk_bytes, 100 << 30);
+    /// # Ok::<(), forebay::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`]: a key is unknown, a value cannot be used, or two keys contradict each other.
+    pub fn from_values<K, V>(values: impl IntoIterator<Item = (K, V)>) -> Result<Resolved>
+    where
+        K: Into<String>,
+        V: Into<Value>,
+    {
+        Self::load(None, [], values)
+    }
+
+    /// The configuration that a file, the environment and `overrides` give; of two the later one wins.
+    ///
+    /// The file is `path`, or else what `FOREBAY_CONFIG_FILE` or else `LMCACHE_CONFIG_FILE` of `environment` names, or
+    /// none. `environment` is usually [`environment`]. A [`Value::Null`] takes a key back to its default.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`]: the file cannot be read, a key is unknown, a value cannot be used, or two keys contradict
+    /// each other.
+    pub fn load<K, V>(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        overrides: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Resolved>
+    where
+        K: Into<String>,
+        V: Into<Value>,
+    {
+        let variables = source::variables(environment.into_iter());
+        let path = path.or_else(|| {
+            let named = variables.get("FOREBAY_CONFIG_FILE").or_else(|| variables.get("LMCACHE_CONFIG_FILE"));
+            named.map(|path| Path::new(path.trim()))
+        });
+        let mut given = source::Given::default();
+        if let Some(path) = path {
+            given.add_file(path, file::read(path)?)?;
+        }
+        given.add_environment(&variables)?;
+        given.add_arguments(overrides.into_iter().map(|(key, value)| (key.into(), value.into())))?;
+        resolve::resolve(given)
+    }
+
+    /// How many slots the staging buffer has when chunks are at most `chunk_bytes` long: all of `max_local_cpu_size`,
+    /// in slots of a whole number of pages.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Argument`]: `chunk_bytes` is 0. [`ErrorKind::Config`]: fewer than two slots fit; the message says the
+    /// smallest `max_local_cpu_size` that works.
+    pub fn staging_slots(&self, chunk_bytes: u64) -> Result<u32> {
+        if chunk_bytes == 0 {
+            return Err(Error::new(ErrorKind::Argument, "chunk_bytes is 0: a chunk has at least one byte"));
+        }
+        let slot_bytes = chunk_bytes.checked_next_multiple_of(SLOT_ALIGN_BYTES);
+        let slots = slot_bytes.map_or(0, |slot_bytes| self.max_local_cpu_bytes / slot_bytes);
+        if slots >= SLOTS_MIN {
+            return Ok(u32::try_from(slots).unwrap_or(u32::MAX));
+        }
+        let remedy = match slot_bytes.and_then(|slot_bytes| slot_bytes.checked_mul(SLOTS_MIN)) {
+            Some(needed) => format!("Set max_local_cpu_size to {} GiB or more", gib(needed)),
+            None => "Make chunk_bytes smaller".into(),
+        };
+        Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "`max_local_cpu_size` is {} GiB, which holds {slots} staging slots for chunks of {chunk_bytes} bytes, and two \
+                 are needed. {remedy}",
+                gib(self.max_local_cpu_bytes)
+            ),
+        ))
+    }
+
+    /// The value in force of the key `name`, in that key's own unit and fit to be shown: secrets are hidden. `None` if
+    /// there is no such key; [`Value::Null`] if it is not set.
+    pub fn value(&self, name: &str) -> Option<Value> {
+        Some(match name {
+            "chunk_size" => self.chunk_size_tokens.into(),
+            "local_cpu" => self.local_cpu.into(),
+            "use_only_staging_buffer" => self.use_only_staging_buffer.into(),
+            "max_local_cpu_size" => gib(self.max_local_cpu_bytes).into(),
+            "local_disk" => self.local_disk.as_ref().map(|path| path.to_string_lossy().into_owned()).into(),
+            "max_local_disk_size" => {
+                (self.max_local_disk_bytes > 0).then(|| gib(self.max_local_disk_bytes)).into()
+            }
+            "remote_url" => self.remote_url.as_deref().map(secret::without_credentials).into(),
+            "cache_policy" => match self.cache_policy {
+                CachePolicy::Lru => "LRU".into(),
+            },
+            "disk_sync" => match self.disk_sync {
+                DiskSync::None => "none".into(),
+                DiskSync::Always => "always".into(),
+                DiskSync::Interval(every) => every.as_secs_f64().into(),
+            },
+            "disk_min_free_size" => gib(self.disk_min_free_bytes).into(),
+            "disk_direct_io" => match self.disk_direct_io {
+                DirectIo::Auto => "auto".into(),
+                DirectIo::Off => "off".into(),
+            },
+            "disk_io_threads" => self.disk_io_threads.into(),
+            "load_timeout_s" => self.load_timeout.as_secs_f64().into(),
+            "store_timeout_s" => self.store_timeout.as_secs_f64().into(),
+            "max_queued_chunks" => self.max_queued_chunks.into(),
+            "cache_salt" => (!self.salt.is_empty()).then_some(secret::HIDDEN).into(),
+            "save_decode_cache" => self.save_decode_cache.into(),
+            _ => return None,
+        })
+    }
+}
+
+/// Every key with its value, secrets hidden.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Config");
+        for key in KEYS {
+            out.field(key.name, &format_args!("{}", self.value(key.name).unwrap_or(Value::Null)));
+        }
+        out.finish()
+    }
+}
+
+/// The variables of this process that can concern [`Config::load`].
+///
+/// # Errors
+///
+/// [`ErrorKind::Config`]: one of them is not UTF-8.
+pub fn environment() -> Result<Vec<(String, String)>> {
+    let mut variables = Vec::new();
+    for (name, text) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        if !name.starts_with("FOREBAY_") && !name.starts_with("LMCACHE_") {
+            continue;
+        }
+        let text = text.into_string().map_err(|_| {
+            let message =
+                format!("the environment variable {name} is not UTF-8 text. Set it again, or unset it");
+            Error::new(ErrorKind::Config, message)
+        })?;
+        variables.push((name, text));
+    }
+    Ok(variables)
+}
+
+/// `bytes` in GiB. Written out in full it reads back as the same number of bytes.
+#[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^53 bytes")]
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / keys::GIB as f64
+}

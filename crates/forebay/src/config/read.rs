@@ -1,0 +1,245 @@
+//! From a value to the type its key asks for.
+//!
+//! Each function reads one key: what was given, or else its default. Where the value cannot be used the error names the
+//! key, the value, where it came from, what was expected and what to do.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::keys::{self, GIB, Key, Kind};
+use super::secret;
+use super::source::{Given, Origin};
+use super::suggest;
+use super::value::Value;
+use super::{CachePolicy, DirectIo, DiskSync};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Longest path, in bytes, the end marker that the system adds included.
+const PATH_BYTES_MAX: usize = 4096;
+
+/// Longest URL, in bytes.
+const URL_BYTES_MAX: usize = 4096;
+
+/// Policies of `LMCache`, and those planned here, that this version replaces by LRU.
+const OTHER_POLICIES: [&str; 5] = ["LFU", "FIFO", "MRU", "S3-FIFO", "COST-AWARE"];
+
+/// A value with its key and its origin.
+pub(super) struct Field {
+    key: &'static Key,
+    pub(super) value: Value,
+    pub(super) origin: Origin,
+}
+
+/// What `given` or else the default says about the key `name`, which is in the table.
+pub(super) fn field(given: &Given, name: &'static str) -> Field {
+    let key = keys::find(name).expect("only called with names of the table, which a test holds");
+    let (value, origin) = given.keys.get(name).cloned().unwrap_or_else(|| {
+        (key.default.map_or(Value::Null, |text| Value::Text(text.to_owned())), Origin::Default)
+    });
+    Field { key, value, origin }
+}
+
+impl Field {
+    /// An error about this field: `why` follows "`key` is value (origin)".
+    pub(super) fn refused(&self, why: &str) -> Error {
+        let shown = match (self.key.kind, &self.value) {
+            (Kind::Url, Value::Text(url)) => Value::Text(secret::without_credentials(url)).shown(),
+            (Kind::Secret { .. } | Kind::Url, _) => "given".into(),
+            (_, value) => value.shown(),
+        };
+        Error::new(
+            ErrorKind::Config,
+            format!("`{}` is {shown} ({}): {why}. {}", self.key.name, self.origin, self.key.remedy),
+        )
+    }
+
+    fn expected(&self) -> Error {
+        self.refused(&format!("expected {}", self.key.kind))
+    }
+
+    /// Whether nobody set the key.
+    pub(super) fn is_default(&self) -> bool {
+        self.origin == Origin::Default
+    }
+
+    pub(super) fn switch(&self) -> Result<bool> {
+        match &self.value {
+            Value::Bool(it) => Ok(*it),
+            Value::Int(0) => Ok(false),
+            Value::Int(1) => Ok(true),
+            Value::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
+                "true" | "1" | "yes" | "on" => Ok(true),
+                "false" | "0" | "no" | "off" => Ok(false),
+                _ => Err(self.expected()),
+            },
+            _ => Err(self.expected()),
+        }
+    }
+
+    pub(super) fn whole(&self) -> Result<u32> {
+        let Kind::Whole { min, max, .. } = self.key.kind else { return Err(self.expected()) };
+        let number = self.number()?;
+        if number.fract() != 0.0 || number < f64::from(min) || number > f64::from(max) {
+            return Err(self.expected());
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "whole, and within 32 bits"
+        )]
+        Ok(number as u32)
+    }
+
+    /// A size in bytes; `None` where there is neither a value nor a default.
+    pub(super) fn bytes(&self) -> Result<Option<u64>> {
+        let Kind::Size { min_bytes, max_bytes } = self.key.kind else { return Err(self.expected()) };
+        if self.value == Value::Null {
+            return Ok(None);
+        }
+        let number = self.number()?;
+        #[expect(clippy::cast_precision_loss, reason = "limits and GiB are powers of two")]
+        let (gib, max) = (GIB as f64, max_bytes as f64);
+        let bytes = (number * gib).round();
+        let sign_is_wrong = if min_bytes == 0 { number < 0.0 } else { number <= 0.0 };
+        if sign_is_wrong || bytes > max {
+            return Err(self.expected());
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "whole, from 0 to max_bytes"
+        )]
+        let bytes = bytes as u64;
+        if bytes < min_bytes {
+            return Err(self.refused(&format!("that is {bytes} bytes, and the least is {min_bytes}")));
+        }
+        Ok(Some(bytes))
+    }
+
+    pub(super) fn wait(&self) -> Result<Duration> {
+        let (Kind::Seconds { max } | Kind::Sync { max }) = self.key.kind else { return Err(self.expected()) };
+        let number = self.number()?;
+        if number <= 0.0 || number > f64::from(max) {
+            return Err(self.expected());
+        }
+        match Duration::try_from_secs_f64(number) {
+            Ok(wait) if wait >= Duration::from_millis(1) => Ok(wait),
+            _ => Err(self.refused("the least is 0.001")),
+        }
+    }
+
+    /// The directory, and a warning if only a part of what was written is used.
+    pub(super) fn directory(&self) -> Result<(Option<PathBuf>, Option<String>)> {
+        let text = match &self.value {
+            Value::Null => return Ok((None, None)),
+            Value::Text(text) => text.trim(),
+            _ => return Err(self.expected()),
+        };
+        let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+        let is_list =
+            parts.len() > 1 && parts.iter().all(|part| part.starts_with('/') || part.starts_with("file://"));
+        let one = if is_list { parts[0] } else { text };
+        let path = one.strip_prefix("file://").unwrap_or(one);
+        let why = if path.is_empty() {
+            "the path is empty"
+        } else if path.contains("://") {
+            "that is a URL, which is for remote_url"
+        } else if path == "~" || path.starts_with("~/") {
+            "`~` is not expanded; write the whole path"
+        } else if path.contains('\0') {
+            "a path cannot hold a NUL byte"
+        } else if path.len() >= PATH_BYTES_MAX {
+            "the path is too long"
+        } else {
+            let warning = is_list.then(|| {
+                format!(
+                    "`{}` ({}) names {} directories: this version uses one, {path}",
+                    self.key.name,
+                    self.origin,
+                    parts.len()
+                )
+            });
+            return Ok((Some(PathBuf::from(path)), warning));
+        };
+        Err(self.refused(why))
+    }
+
+    pub(super) fn url(&self) -> Result<Option<String>> {
+        let text = match &self.value {
+            Value::Null => return Ok(None),
+            Value::Text(text) => text.trim(),
+            _ => return Err(self.expected()),
+        };
+        let is_url = text.split_once("://").is_some_and(|(scheme, rest)| {
+            !rest.is_empty()
+                && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c))
+        });
+        if !is_url || text.len() > URL_BYTES_MAX || text.chars().any(char::is_control) {
+            return Err(self.expected());
+        }
+        Ok(Some(text.to_owned()))
+    }
+
+    pub(super) fn secret(&self) -> Result<String> {
+        match (&self.value, self.key.kind) {
+            (Value::Text(text), Kind::Secret { max_bytes }) if text.len() <= max_bytes => Ok(text.clone()),
+            _ => Err(self.expected()),
+        }
+    }
+
+    /// The policy, and a warning if another one was asked for.
+    pub(super) fn policy(&self) -> Result<(CachePolicy, Option<String>)> {
+        let Value::Text(text) = &self.value else { return Err(self.expected()) };
+        let asked = text.trim().to_ascii_uppercase().replace('_', "-");
+        if asked == "LRU" {
+            return Ok((CachePolicy::Lru, None));
+        }
+        if OTHER_POLICIES.contains(&asked.as_str()) {
+            let warning =
+                format!("`{}` is {asked} ({}): this version has LRU and uses it", self.key.name, self.origin);
+            return Ok((CachePolicy::Lru, Some(warning)));
+        }
+        Err(match suggest::nearest(&asked, OTHER_POLICIES.into_iter().chain(["LRU"])) {
+            Some((_, near)) => self.refused(&format!("no such policy; did you mean {near}?")),
+            None => self.expected(),
+        })
+    }
+
+    pub(super) fn sync(&self) -> Result<DiskSync> {
+        if let Value::Text(text) = &self.value {
+            match text.trim().to_ascii_lowercase().as_str() {
+                "none" => return Ok(DiskSync::None),
+                "always" => return Ok(DiskSync::Always),
+                _ => {}
+            }
+        }
+        self.wait().map(DiskSync::Interval)
+    }
+
+    pub(super) fn direct_io(&self) -> Result<DirectIo> {
+        match &self.value {
+            // `off` and `on` are truth values in YAML.
+            Value::Bool(true) => Ok(DirectIo::Auto),
+            Value::Bool(false) => Ok(DirectIo::Off),
+            Value::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
+                "auto" | "on" | "true" => Ok(DirectIo::Auto),
+                "off" | "false" => Ok(DirectIo::Off),
+                _ => Err(self.expected()),
+            },
+            _ => Err(self.expected()),
+        }
+    }
+
+    /// A finite number, whatever its sign.
+    fn number(&self) -> Result<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "numbers beyond 2^53 are beyond every limit too")]
+        let number = match &self.value {
+            Value::Int(it) => *it as f64,
+            Value::Float(it) => *it,
+            Value::Text(text) => text.trim().parse().map_err(|_| self.expected())?,
+            _ => return Err(self.expected()),
+        };
+        if number.is_finite() { Ok(number) } else { Err(self.expected()) }
+    }
+}

@@ -1,0 +1,77 @@
+//! Named threads with an owner, and an end that is waited for only so long.
+//!
+//! A thread that hangs in the kernel on a dead device, or in a caller's code, cannot be ended from outside; whoever
+//! shuts down must not hang with it. [`Crew::join`] waits until a deadline and leaves such a thread behind, said in
+//! the log.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+
+/// The threads of one owner.
+#[derive(Default)]
+pub(crate) struct Crew {
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    working: Arc<Working>,
+}
+
+#[derive(Default)]
+struct Working {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// Signs its thread off, also when that panics.
+struct SignOff(Arc<Working>);
+
+impl Drop for SignOff {
+    fn drop(&mut self) {
+        *self.0.count.lock() -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Crew {
+    /// Starts a thread.
+    pub(crate) fn spawn(&self, name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        *self.working.count.lock() += 1;
+        let sign_off = SignOff(Arc::clone(&self.working));
+        let doing = format!("starting the thread {name}");
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || {
+                let _sign_off = sign_off;
+                work();
+            })
+            .map_err(|error| Error::io(doing, error))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Waits for all threads to end, at most until `deadline`. Their owner has told them to.
+    pub(crate) fn join(&self, deadline: Instant) {
+        let mut count = self.working.count.lock();
+        while *count > 0 {
+            if self.working.changed.wait_until(&mut count, deadline).timed_out() {
+                break;
+            }
+        }
+        let ended = *count == 0;
+        drop(count);
+        for thread in self.threads.lock().drain(..) {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if !ended && !thread.is_finished() {
+                tracing::error!(name, "a thread did not end in time and was left behind");
+            } else if thread.join().is_err() {
+                tracing::error!(name, "a thread had died of a panic");
+            }
+        }
+    }
+}
+
+/// How long a shutdown waits for threads that have nothing left to do but end.
+pub(crate) const JOIN_PATIENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,405 @@
+//! The mover does: it carries chunks between engine memory and a tier, through the staging buffer.
+//!
+//! Promises:
+//! * a chunk takes one slot, from just before its bytes move until its transfer is over, and the slot is free
+//!   before the chunk's end is told; nothing waits for a slot while it holds one, so two slots are enough for any
+//!   number of chunks of any number of callers;
+//! * every job is answered exactly once, also when code panics, a device hangs or the mover is closed;
+//! * a load is answered well only after header, binding and payload checksum were right.
+//!
+//! Assumes that the plans it is given come from the catalog that owns the directory. It knows no policy and keeps
+//! nothing: what it has moved it cannot find again.
+//!
+//! Threads: `forebay-stores` gathers and checksums, `forebay-loads` hands reads to the I/O engine, whose threads
+//! check and scatter; `forebay-watch` gives up loads that a device does not answer.
+
+mod batch;
+mod memory;
+mod pages;
+mod queue;
+mod watch;
+
+use std::hash::Hasher;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+pub use batch::{Batch, Touch};
+pub use memory::{Observer, PIECE_BYTES, Sink, Source};
+pub use pages::{Region, Regions};
+use queue::{JobQueue, NotTaken};
+use watch::Watch;
+
+use crate::catalog::{BLOCK_BYTES, ChunkRecord, Plan, blocks_for};
+use crate::config::{Config, DiskSync};
+use crate::crew::{Crew, JOIN_PATIENCE};
+use crate::error::Result;
+use crate::outcome::Reason;
+use crate::staging::{Class, Lease, Refusal, Staging, Usage};
+use crate::tier::disk::block_file::BlockFile;
+use crate::tier::disk::engine::{ChunkTransfer, Direction, IoEngine};
+use crate::tier::disk::header::{self, Corruption};
+use crate::tier::disk::threads::ThreadEngine;
+
+/// What became of a plan.
+pub type Verdict = Result<(), Reason>;
+
+/// Called once with the plan and what became of it.
+type AnswerFn = Box<dyn FnOnce(Plan, Verdict) + Send>;
+
+/// A plan that must be answered; left unanswered (a panic, a lost thread) it answers for itself.
+struct Open(Option<(Plan, AnswerFn)>);
+
+impl Open {
+    fn record(&self) -> ChunkRecord {
+        self.0.as_ref().expect("not answered yet").0.record
+    }
+
+    fn answer(mut self, verdict: Verdict) {
+        self.give(verdict);
+    }
+
+    fn give(&mut self, verdict: Verdict) {
+        if let Some((plan, answer)) = self.0.take() {
+            answer(plan, verdict);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.give(Err(Reason::Abandoned));
+    }
+}
+
+/// What a thread of the mover does until it ends.
+type Life = fn(&Arc<Shared>);
+
+/// Asked before a job begins.
+type CancelledFn = Box<dyn Fn() -> bool + Send>;
+
+/// One chunk to be moved: `M` is the engine memory it comes from or goes to.
+pub struct Job<M: ?Sized> {
+    open: Open,
+    cancelled: CancelledFn,
+    /// Before `touch`, so that the memory is let go of before that is told.
+    memory: Box<M>,
+    touch: Box<dyn Send>,
+}
+
+/// A chunk to be written.
+pub type StoreJob = Job<dyn Source>;
+/// A chunk to be read.
+pub type LoadJob = Job<dyn Sink>;
+
+impl<M: ?Sized> Job<M> {
+    /// A job of `batch`: carry out `plan` on `memory` and call `answer`.
+    pub fn new<T: Send + 'static>(
+        batch: &Arc<Batch<T>>,
+        plan: Plan,
+        memory: Box<M>,
+        answer: impl FnOnce(Plan, Verdict) + Send + 'static,
+    ) -> Self {
+        let watched = Arc::clone(batch);
+        Self {
+            open: Open(Some((plan, Box::new(answer)))),
+            cancelled: Box::new(move || watched.is_cancelled()),
+            memory,
+            touch: Box::new(batch.touch()),
+        }
+    }
+
+    /// Answers without moving anything. Engine memory is let go of first.
+    fn refuse(self, reason: Reason) {
+        let Self { open, memory, touch, .. } = self;
+        drop(memory);
+        drop(touch);
+        open.answer(Err(reason));
+    }
+}
+
+/// Figures of a mover.
+#[derive(Debug, Clone, Copy)]
+pub struct MoverStats {
+    /// The staging buffer.
+    pub staging: Usage,
+    /// Payload bytes written.
+    pub written_bytes: u64,
+    /// Payload bytes read and found right.
+    pub read_bytes: u64,
+    /// Chunks waiting to be written.
+    pub queued_stores: u64,
+    /// Chunks waiting to be read.
+    pub queued_loads: u64,
+    /// Chunks turned away because buffer or queue were full.
+    pub busy: u64,
+    /// Chunks whose bytes were not what was stored.
+    pub corrupt: u64,
+    /// Transfers that the system refused.
+    pub io_errors: u64,
+    /// Loads that a device did not answer in time.
+    pub timed_out: u64,
+    /// Whether transfers go past the page cache.
+    pub direct_io: bool,
+}
+
+#[derive(Default)]
+struct Counters {
+    written_bytes: AtomicU64,
+    read_bytes: AtomicU64,
+    busy: AtomicU64,
+    corrupt: AtomicU64,
+    io_errors: AtomicU64,
+    timed_out: AtomicU64,
+}
+
+/// See the module's documentation.
+pub struct Mover {
+    shared: Arc<Shared>,
+    pumps: Crew,
+    closed: Mutex<bool>,
+}
+
+struct Shared {
+    staging: Arc<Staging>,
+    engine: Box<dyn IoEngine>,
+    file: Arc<dyn BlockFile>,
+    stores: JobQueue<StoreJob>,
+    loads: JobQueue<LoadJob>,
+    watch: Watch<LoadJob>,
+    load_patience: Duration,
+    store_patience: Duration,
+    sync_each: bool,
+    counters: Arc<Counters>,
+}
+
+impl Mover {
+    /// A mover on a data file, for chunks of up to `chunk_bytes` payload bytes.
+    ///
+    /// # Errors
+    /// When the configured staging memory is less than two chunks or not to be had.
+    pub fn start(config: &Config, chunk_bytes: u64, file: Arc<dyn BlockFile>) -> Result<Self> {
+        let slots = config.staging_slots(chunk_bytes)?;
+        let staging = Staging::new(slots, usize::try_from(chunk_bytes).unwrap_or(usize::MAX))?;
+        let engine = ThreadEngine::start(Arc::clone(&file), config.disk_io_threads)?;
+        let shared = Arc::new(Shared {
+            staging,
+            engine: Box::new(engine),
+            file,
+            stores: JobQueue::new(config.max_queued_chunks as usize),
+            loads: JobQueue::new(config.max_queued_chunks as usize),
+            watch: Watch::new(config.load_timeout),
+            load_patience: config.load_timeout,
+            store_patience: config.store_timeout,
+            sync_each: config.disk_sync == DiskSync::Always,
+            counters: Arc::default(),
+        });
+        let mover = Self { shared, pumps: Crew::default(), closed: Mutex::new(false) };
+        let work: [(&str, Life); 3] = [
+            ("forebay-stores", |shared| shared.pump(&shared.stores, Shared::store)),
+            ("forebay-loads", |shared| shared.pump(&shared.loads, Shared::load)),
+            ("forebay-watch", |shared| {
+                shared.watch.keep(|job| {
+                    shared.counters.timed_out.fetch_add(1, Ordering::Relaxed);
+                    job.refuse(Reason::TimedOut);
+                });
+            }),
+        ];
+        for (name, work) in work {
+            let shared = Arc::clone(&mover.shared);
+            mover.pumps.spawn(name.into(), move || work(&shared))?;
+        }
+        Ok(mover)
+    }
+
+    /// Takes a chunk to be written. Returns at once; the job is answered, here if it cannot be taken.
+    pub fn store(&self, job: StoreJob) {
+        self.shared.take(&self.shared.stores, job);
+    }
+
+    /// Takes a chunk to be read. Returns at once; the job is answered, here if it cannot be taken.
+    pub fn load(&self, job: LoadJob) {
+        self.shared.take(&self.shared.loads, job);
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> MoverStats {
+        let shared = &self.shared;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        MoverStats {
+            staging: shared.staging.usage(),
+            written_bytes: read(&shared.counters.written_bytes),
+            read_bytes: read(&shared.counters.read_bytes),
+            queued_stores: shared.stores.len() as u64,
+            queued_loads: shared.loads.len() as u64,
+            busy: read(&shared.counters.busy),
+            corrupt: read(&shared.counters.corrupt),
+            io_errors: read(&shared.counters.io_errors),
+            timed_out: read(&shared.counters.timed_out),
+            direct_io: shared.file.is_direct(),
+        }
+    }
+
+    /// Takes no more jobs, works off those it has for at most `drain`, answers the rest, ends its threads.
+    pub fn close(&self, drain: Duration) {
+        let mut closed = self.closed.lock();
+        if std::mem::replace(&mut *closed, true) {
+            return;
+        }
+        let shared = &self.shared;
+        shared.stores.close();
+        shared.loads.close();
+        // Pumps end when their queues are empty; past the deadline they find the buffer closed and empty the queues
+        // without moving anything.
+        shared.staging.close_at(Instant::now() + drain);
+        shared.watch.close();
+        self.pumps.join(Instant::now() + drain + JOIN_PATIENCE);
+        shared.engine.shutdown(Instant::now() + JOIN_PATIENCE);
+        shared.watch.give_up_all(|job| job.refuse(Reason::Closed));
+    }
+}
+
+impl Drop for Mover {
+    fn drop(&mut self) {
+        self.close(Duration::ZERO);
+    }
+}
+
+impl Shared {
+    fn take<M: ?Sized>(&self, queue: &JobQueue<Job<M>>, job: Job<M>) {
+        match queue.push(job) {
+            Ok(()) => {}
+            Err(NotTaken::Full(job)) => {
+                self.counters.busy.fetch_add(1, Ordering::Relaxed);
+                job.refuse(Reason::Busy);
+            }
+            Err(NotTaken::Closed(job)) => job.refuse(Reason::Closed),
+        }
+    }
+
+    /// Serves a queue until it is closed and empty. A panic costs its job only.
+    fn pump<M: ?Sized>(self: &Arc<Self>, queue: &JobQueue<Job<M>>, serve: fn(&Arc<Self>, Job<M>)) {
+        while let Some(job) = queue.pop() {
+            if catch_unwind(AssertUnwindSafe(|| serve(self, job))).is_err() {
+                tracing::error!("a chunk's transfer panicked; the chunk was given up");
+            }
+        }
+    }
+
+    /// A slot for this job, or the job answered.
+    fn slot<M: ?Sized>(&self, job: Job<M>, class: Class, patience: Duration) -> Option<(Job<M>, Lease)> {
+        if (job.cancelled)() {
+            job.refuse(Reason::Cancelled);
+            return None;
+        }
+        match self.staging.acquire(class, patience) {
+            Ok(_) if (job.cancelled)() => job.refuse(Reason::Cancelled),
+            Ok(lease) => return Some((job, lease)),
+            Err(Refusal::Busy) => {
+                self.counters.busy.fetch_add(1, Ordering::Relaxed);
+                job.refuse(Reason::Busy);
+            }
+            Err(Refusal::Closed) => job.refuse(Reason::Closed),
+        }
+        None
+    }
+
+    fn store(self: &Arc<Self>, job: StoreJob) {
+        let Some((job, mut lease)) = self.slot(job, Class::Store, self.store_patience) else { return };
+        let record = job.open.record();
+        let Job { open, mut memory, touch, .. } = job;
+        let gathered = gather(&record, &mut *memory, &mut lease);
+        drop(memory);
+        drop(touch);
+        if let Err(reason) = gathered {
+            drop(lease);
+            open.answer(Err(reason));
+            return;
+        }
+        let file = self.sync_each.then(|| Arc::clone(&self.file));
+        let counters = Arc::clone(&self.counters);
+        let finish = Box::new(move |lease: Lease, outcome: std::io::Result<()>| {
+            drop(lease);
+            let outcome = outcome.and_then(|()| file.map_or(Ok(()), |file| file.sync()));
+            match &outcome {
+                Ok(()) => counters.written_bytes.fetch_add(u64::from(record.length), Ordering::Relaxed),
+                Err(_) => counters.io_errors.fetch_add(1, Ordering::Relaxed),
+            };
+            open.answer(outcome.map_err(|error| Reason::Io(error.to_string())));
+        });
+        self.engine.submit(ChunkTransfer { direction: Direction::Write, record, lease, finish });
+    }
+
+    fn load(self: &Arc<Self>, job: LoadJob) {
+        let Some((job, lease)) = self.slot(job, Class::Load, self.load_patience) else { return };
+        let record = job.open.record();
+        let watched = self.watch.add(job);
+        let counters = Arc::clone(&self.counters);
+        let finish = Box::new(move |mut lease: Lease, outcome: std::io::Result<()>| {
+            // Taken out before the engine's memory is touched: from here on nobody gives this load up.
+            let Some(job) = watched.lock().take() else { return };
+            let Job { open, mut memory, touch, .. } = job;
+            let verdict = match outcome {
+                Ok(()) => scatter(&record, &mut *memory, &mut lease),
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    Err(Reason::Corrupt(Corruption::Truncated))
+                }
+                Err(error) => Err(Reason::Io(error.to_string())),
+            };
+            drop(lease);
+            drop(memory);
+            drop(touch);
+            match &verdict {
+                Ok(()) => counters.read_bytes.fetch_add(u64::from(record.length), Ordering::Relaxed),
+                Err(Reason::Corrupt(_)) => counters.corrupt.fetch_add(1, Ordering::Relaxed),
+                Err(Reason::Io(_)) => counters.io_errors.fetch_add(1, Ordering::Relaxed),
+                Err(_) => 0,
+            };
+            open.answer(verdict);
+        });
+        self.engine.submit(ChunkTransfer { direction: Direction::Read, record, lease, finish });
+    }
+}
+
+/// Fills a slot from engine memory: payload, zeros up to the block's border, header.
+fn gather(record: &ChunkRecord, source: &mut dyn Source, lease: &mut Lease) -> Verdict {
+    let (page, payload) = lease.parts();
+    let (payload, padding) = divide(record, source.len(), payload)?;
+    let mut hasher = header::payload_hasher(record);
+    source.fill(payload, &mut |piece| hasher.write(piece)).map_err(Reason::Engine)?;
+    padding.fill(0);
+    hasher.write(padding);
+    header::encode(record, hasher.finish(), page);
+    Ok(())
+}
+
+/// Checks a slot and empties it into engine memory, in one pass.
+fn scatter(record: &ChunkRecord, sink: &mut dyn Sink, lease: &mut Lease) -> Verdict {
+    let (page, payload) = lease.parts();
+    let (payload, padding) = divide(record, sink.len(), payload)?;
+    let sum = header::verify(page, record).map_err(Reason::Corrupt)?;
+    let mut hasher = header::payload_hasher(record);
+    sink.drain(payload, &mut |piece| hasher.write(piece)).map_err(Reason::Engine)?;
+    hasher.write(padding);
+    if hasher.finish() == sum { Ok(()) } else { Err(Reason::Corrupt(Corruption::Payload)) }
+}
+
+/// The parts of a slot that hold a chunk's payload and its padding.
+fn divide<'a>(
+    record: &ChunkRecord,
+    memory_len: usize,
+    slot: &'a mut [u8],
+) -> Result<(&'a mut [u8], &'a mut [u8]), Reason> {
+    let length = record.length as usize;
+    if memory_len != length {
+        return Err(Reason::Engine(format!("the buffer is {memory_len} bytes, the chunk {length}")));
+    }
+    let padded = usize::try_from(blocks_for(u64::from(record.length))).unwrap_or(usize::MAX) * BLOCK_BYTES;
+    match slot.get_mut(..padded) {
+        Some(slot) => Ok(slot.split_at_mut(length)),
+        None => Err(Reason::Engine(format!("a chunk of {length} bytes is larger than a staging slot"))),
+    }
+}

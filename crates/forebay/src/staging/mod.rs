@@ -1,0 +1,243 @@
+//! The staging buffer: bounded memory that chunks cross between the engine and a tier.
+//!
+//! Promises:
+//! * a slot has one user at a time, and comes back when its [`Lease`] is dropped, whatever happens;
+//! * loads go before stores, but after [`LOADS_IN_A_ROW_MAX`] loads a waiting store has its turn; stores never hold
+//!   the last slot, so that a load always finds one that no store is using;
+//! * every wait ends: with a slot, with [`Refusal::Busy`] when no slot came free for as long as the caller allows,
+//!   or with [`Refusal::Closed`];
+//! * nothing can be looked up in it.
+//!
+//! Assumes that nobody waits for a slot while holding one. The mover keeps to that: it takes one slot per chunk.
+
+mod arena;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::Result;
+use arena::Arena;
+
+/// How many loads may be served in a row while a store waits. Loads are what a user waits for; four to one keeps a
+/// store's wait below a handful of transfers.
+pub const LOADS_IN_A_ROW_MAX: u32 = 4;
+
+/// What a slot is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Tier to engine.
+    Load,
+    /// Engine to tier.
+    Store,
+}
+
+/// Why there is no slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// All slots are in use and none came free in time.
+    Busy,
+    /// The buffer is being shut down.
+    Closed,
+}
+
+/// The staging buffer.
+#[derive(Debug)]
+pub struct Staging {
+    arena: Arena,
+    huge_bytes: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    free: Vec<u32>,
+    waiting_loads: Line,
+    waiting_stores: Line,
+    next_waiter: u64,
+    stores_holding: u32,
+    loads_in_a_row: u32,
+    in_use_max: u32,
+    last_release: Instant,
+    /// From then on nobody gets a slot.
+    closes_at: Option<Instant>,
+}
+
+/// Who waits, in order of arrival.
+#[derive(Debug, Default)]
+struct Line {
+    waiters: VecDeque<u64>,
+    /// The last wait ran out and no slot has come free since: do not wait again.
+    stalled: bool,
+}
+
+/// Slots in use, for people and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Slots there are.
+    pub slots: u32,
+    /// Payload bytes a slot holds.
+    pub slot_bytes: usize,
+    /// Slots in use now.
+    pub in_use: u32,
+    /// The most that were ever in use at once.
+    pub in_use_max: u32,
+    /// Bytes of the buffer that lie on huge pages.
+    pub huge_bytes: usize,
+}
+
+impl State {
+    /// Whose turn it is, if anybody's.
+    fn turn(&self, slots: u32) -> Option<Class> {
+        let load = !self.waiting_loads.waiters.is_empty();
+        let store = !self.waiting_stores.waiters.is_empty() && self.stores_holding + 1 < slots;
+        match (load, store) {
+            _ if self.free.is_empty() => None,
+            (true, true) if self.loads_in_a_row >= LOADS_IN_A_ROW_MAX => Some(Class::Store),
+            (true, _) => Some(Class::Load),
+            (false, true) => Some(Class::Store),
+            (false, false) => None,
+        }
+    }
+
+    fn line(&mut self, class: Class) -> &mut Line {
+        match class {
+            Class::Load => &mut self.waiting_loads,
+            Class::Store => &mut self.waiting_stores,
+        }
+    }
+}
+
+impl Staging {
+    /// A buffer of `slots` slots (at least two) of `slot_bytes` payload bytes, rounded up to 4 KiB.
+    ///
+    /// # Errors
+    /// When the memory is not to be had.
+    ///
+    /// # Panics
+    /// With less than two slots or no bytes in them: whoever reads the configuration sees to that.
+    pub fn new(slots: u32, slot_bytes: usize) -> Result<Arc<Self>> {
+        assert!(slots >= 2, "a staging buffer has at least two slots");
+        let arena = Arena::new(slots, slot_bytes.next_multiple_of(crate::catalog::BLOCK_BYTES))?;
+        let huge_bytes = arena.huge_bytes();
+        Ok(Arc::new(Self {
+            arena,
+            huge_bytes,
+            state: Mutex::new(State {
+                free: (0..slots).rev().collect(),
+                waiting_loads: Line::default(),
+                waiting_stores: Line::default(),
+                next_waiter: 0,
+                stores_holding: 0,
+                loads_in_a_row: 0,
+                in_use_max: 0,
+                last_release: Instant::now(),
+                closes_at: None,
+            }),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// Waits for a slot. Gives up when no slot has come free for `patience`; a caller that arrives after that is
+    /// refused at once, until one does.
+    ///
+    /// # Errors
+    /// The [`Refusal`].
+    ///
+    /// # Panics
+    /// Never: a slot is taken only in turn, and it is nobody's turn without one.
+    pub fn acquire(self: &Arc<Self>, class: Class, patience: Duration) -> Result<Lease, Refusal> {
+        let mut state = self.state.lock();
+        let arrived = Instant::now();
+        let me = state.next_waiter;
+        state.next_waiter += 1;
+        state.line(class).waiters.push_back(me);
+        let outcome = loop {
+            if state.closes_at.is_some_and(|at| at <= Instant::now()) {
+                break Err(Refusal::Closed);
+            }
+            if state.turn(self.arena.slots()) == Some(class) && state.line(class).waiters.front() == Some(&me)
+            {
+                break Ok(());
+            }
+            let deadline = arrived.max(state.last_release) + patience;
+            if state.line(class).stalled || deadline <= Instant::now() {
+                state.line(class).stalled = true;
+                break Err(Refusal::Busy);
+            }
+            let wake_at = state.closes_at.map_or(deadline, |at| at.min(deadline));
+            self.changed.wait_until(&mut state, wake_at);
+        };
+        state.line(class).waiters.retain(|&waiter| waiter != me);
+        let lease = outcome.map(|()| {
+            let index = state.free.pop().expect("it was our turn, so a slot is free");
+            match class {
+                Class::Load => state.loads_in_a_row += 1,
+                Class::Store => {
+                    state.loads_in_a_row = 0;
+                    state.stores_holding += 1;
+                }
+            }
+            let in_use = self.arena.slots() - u32::try_from(state.free.len()).unwrap_or(0);
+            state.in_use_max = state.in_use_max.max(in_use);
+            Lease { staging: Arc::clone(self), index, class }
+        });
+        // Whoever is next may be able to go now.
+        self.changed.notify_all();
+        lease
+    }
+
+    /// Ends all waits at `at`, and refuses everybody from then on; leases in use stay valid until they are dropped.
+    pub fn close_at(&self, at: Instant) {
+        self.state.lock().closes_at = Some(at);
+        self.changed.notify_all();
+    }
+
+    /// Slots in use.
+    pub fn usage(&self) -> Usage {
+        let state = self.state.lock();
+        let slots = self.arena.slots();
+        Usage {
+            slots,
+            slot_bytes: self.arena.slot_bytes(),
+            in_use: slots - u32::try_from(state.free.len()).unwrap_or(0),
+            in_use_max: state.in_use_max,
+            huge_bytes: self.huge_bytes,
+        }
+    }
+}
+
+/// Exclusive use of one slot; dropping it gives the slot back.
+#[derive(Debug)]
+pub struct Lease {
+    staging: Arc<Staging>,
+    index: u32,
+    class: Class,
+}
+
+impl Lease {
+    /// The slot's header page and its payload area. What they hold from before is anybody's: fill before use.
+    pub fn parts(&mut self) -> (&mut [u8], &mut [u8]) {
+        // SAFETY: the index was taken from the free list when this lease was made and goes back when it is
+        // dropped, so no other lease has it; `&mut self` makes these the only slices of this lease.
+        unsafe { self.staging.arena.slot(self.index) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.staging.state.lock();
+        state.free.push(self.index);
+        if self.class == Class::Store {
+            state.stores_holding -= 1;
+        }
+        state.last_release = Instant::now();
+        state.waiting_loads.stalled = false;
+        state.waiting_stores.stalled = false;
+        drop(state);
+        self.staging.changed.notify_all();
+    }
+}

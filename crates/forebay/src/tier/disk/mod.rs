@@ -1,0 +1,15 @@
+//! The disk tier: one directory, one owner, one data file addressed by extents.
+//!
+//! * [`directory`] opens a directory: lock, format, data file, what is in it.
+//! * [`journal`] keeps what is committed; [`recovery`] reads it back, or rebuilds it from the headers.
+//! * [`header`] proves each chunk; [`block_file`] is the data file; [`engine`] moves chunks, [`threads`] is one.
+//!
+//! `docs/FORMAT.md` draws every byte of it.
+
+pub mod block_file;
+pub mod directory;
+pub mod engine;
+pub mod header;
+pub mod journal;
+pub mod recovery;
+pub mod threads;

@@ -1,0 +1,263 @@
+//! What is in a directory: read from checkpoint and journal, or rebuilt from the chunks' own headers.
+//!
+//! Promises: reads only. A record that is not whole at the end of a segment is a write that death interrupted: it
+//! was never reported, and is passed over and counted. Anything else that is not sound or not there is damage, and
+//! then the headers are the truth: [`rebuild`] takes a chunk in only after its payload was checked, and of chunks
+//! that overlap the newest. Assumes that nobody writes to the directory meanwhile.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::block_file::{BlockFile, read_blocks};
+use super::header;
+use super::journal::{CHECKPOINT_FILE, FileHeader, FileKind, segment_path, segments};
+use crate::catalog::{AddressSpace, BLOCK_BYTES, Catalog, ChunkRecord, Entry, Extent, Extents, RECORD_BYTES};
+use crate::error::{Error, Result};
+use crate::key::ChunkKey;
+
+/// What was found in a directory.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The committed chunks, least recently stored first.
+    pub records: Vec<ChunkRecord>,
+    /// The number the next segment is to have.
+    pub next_segment: u64,
+    /// The largest epoch seen.
+    pub epoch: u32,
+    /// Journal records that no checkpoint covers.
+    pub replayed: u64,
+    /// Interrupted records that were passed over.
+    pub interrupted: u64,
+    /// Why checkpoint and journal could not be trusted, if so.
+    pub damage: Option<String>,
+}
+
+impl Found {
+    /// Whether there was neither checkpoint nor journal.
+    pub fn is_empty(&self) -> bool {
+        self.next_segment == 1
+    }
+}
+
+/// Reads checkpoint and journal. With `damage` in the answer, its records are not to be used.
+///
+/// # Errors
+/// When the directory cannot be read at all.
+pub fn read_journal(directory: &Path) -> Result<Found> {
+    let doing = |path: &Path| format!("reading {}", path.display());
+    let numbers = segments(directory).map_err(|error| Error::io(doing(directory), error))?;
+    let mut replay = Replay::default();
+    let mut found = Found { next_segment: numbers.last().map_or(1, |last| last + 1), ..Found::default() };
+
+    let path = directory.join(CHECKPOINT_FILE);
+    let mut next = 1;
+    match fs::read(&path) {
+        Ok(bytes) => match FileHeader::decode(&bytes, FileKind::Checkpoint) {
+            Some(file) => {
+                next = file.segment;
+                found.epoch = file.epoch;
+                found.next_segment = found.next_segment.max(file.segment);
+                let (sound, unsound) = replay.take(&bytes[RECORD_BYTES..], &mut found.epoch);
+                if sound != file.records || unsound > 0 {
+                    found.damage =
+                        Some(format!("{} of {} checkpoint records are not sound", unsound, file.records));
+                }
+            }
+            None => found.damage = Some("the checkpoint's header is not sound".into()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(doing(&path), error)),
+    }
+    let live: Vec<u64> = numbers.into_iter().filter(|&number| number >= next).collect();
+    if live.is_empty() && next > 1 {
+        found.damage.get_or_insert_with(|| format!("journal segment {next} is missing"));
+    }
+    for (expected, number) in (next..).zip(live) {
+        if number != expected {
+            found.damage.get_or_insert_with(|| format!("journal segment {expected} is missing"));
+        }
+        let path = segment_path(directory, number);
+        let bytes = fs::read(&path).map_err(|error| Error::io(doing(&path), error))?;
+        match FileHeader::decode(&bytes, FileKind::Segment) {
+            Some(file) if file.segment == number => {
+                found.epoch = found.epoch.max(file.epoch);
+                let whole = bytes.len() - bytes.len() % RECORD_BYTES;
+                let torn = u64::from(whole < bytes.len());
+                let (sound, unsound) = replay.take(&bytes[RECORD_BYTES..whole], &mut found.epoch);
+                found.replayed += sound;
+                let at_end = trailing_unsound(&bytes[RECORD_BYTES..whole]);
+                found.interrupted += at_end + torn;
+                if unsound > at_end {
+                    found
+                        .damage
+                        .get_or_insert_with(|| format!("journal segment {number} holds unsound records"));
+                }
+            }
+            // Death right after the file was made: nothing was in it yet.
+            None if bytes.len() < RECORD_BYTES => found.interrupted += 1,
+            _ => {
+                found
+                    .damage
+                    .get_or_insert_with(|| format!("the header of journal segment {number} is not sound"));
+            }
+        }
+    }
+    found.records = replay.records.into_iter().flatten().collect();
+    Ok(found)
+}
+
+/// Committed chunks in the order of their last entry.
+#[derive(Default)]
+struct Replay {
+    records: Vec<Option<ChunkRecord>>,
+    places: HashMap<ChunkKey, usize>,
+}
+
+impl Replay {
+    /// Takes the records of a file in; gives how many were sound and how many not.
+    fn take(&mut self, bytes: &[u8], epoch: &mut u32) -> (u64, u64) {
+        let (records, _) = bytes.as_chunks::<RECORD_BYTES>();
+        self.places.reserve(records.len());
+        self.records.reserve(records.len());
+        let (mut sound, mut unsound) = (0, 0);
+        for record in records {
+            match Entry::decode(record) {
+                Some(Entry::Put(record)) => {
+                    *epoch = (*epoch).max(Catalog::epoch_of(record.generation));
+                    if let Some(old) = self.places.insert(record.key, self.records.len()) {
+                        self.records[old] = None;
+                    }
+                    self.records.push(Some(record));
+                }
+                Some(Entry::Remove(key, generation)) => {
+                    if let Some(&place) = self.places.get(&key)
+                        && self.records[place].is_some_and(|record| record.generation == generation)
+                    {
+                        self.records[place] = None;
+                        self.places.remove(&key);
+                    }
+                }
+                None => {
+                    unsound += 1;
+                    continue;
+                }
+            }
+            sound += 1;
+        }
+        (sound, unsound)
+    }
+}
+
+fn trailing_unsound(bytes: &[u8]) -> u64 {
+    let (records, _) = bytes.as_chunks::<RECORD_BYTES>();
+    records.iter().rev().take_while(|record| Entry::decode(record).is_none()).count() as u64
+}
+
+/// Memory for one transfer, on a block's border.
+struct Window {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Window {
+    fn new(len: usize) -> Self {
+        let memory = vec![0; len + BLOCK_BYTES];
+        let start = memory.as_ptr().align_offset(BLOCK_BYTES);
+        Self { memory, start, len }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+/// Reads one chunk and checks it whole: header, binding and payload. `None` when it is not what `record` says.
+///
+/// # Errors
+/// The file's, but for a file that ends too soon: that is a chunk that is not there.
+pub fn check_chunk(file: &dyn BlockFile, record: &ChunkRecord) -> io::Result<Result<(), header::Corruption>> {
+    let payload_bytes = (usize::try_from(record.extents.blocks()).unwrap_or(usize::MAX) - 1) * BLOCK_BYTES;
+    let mut window = Window::new(BLOCK_BYTES + payload_bytes);
+    let (page, payload) = window.bytes().split_at_mut(BLOCK_BYTES);
+    match read_blocks(file, &record.extents, page, payload) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Ok(Err(header::Corruption::Truncated));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(header::verify(page, record).and_then(|sum| {
+        use std::hash::Hasher;
+        let mut hasher = header::payload_hasher(record);
+        hasher.write(payload);
+        if hasher.finish() == sum { Ok(()) } else { Err(header::Corruption::Payload) }
+    }))
+}
+
+/// Finds the chunks of a data file of `blocks` blocks by their headers. Reads all of it, and each chunk once more.
+///
+/// # Errors
+/// When the data file cannot be read.
+pub fn rebuild(file: &dyn BlockFile, blocks: u32) -> io::Result<Found> {
+    let mut candidates = candidates(file, blocks)?;
+    candidates.sort_unstable_by_key(|record| std::cmp::Reverse(record.generation));
+    let mut found = Found { next_segment: 1, ..Found::default() };
+    let mut space = AddressSpace::new(blocks);
+    let mut keys = std::collections::HashSet::new();
+    for record in candidates {
+        found.epoch = found.epoch.max(Catalog::epoch_of(record.generation));
+        if keys.contains(&record.key) || !space.reserve(&record.extents) {
+            continue;
+        }
+        if check_chunk(file, &record)?.is_ok() {
+            keys.insert(record.key);
+            found.records.push(record);
+        } else {
+            space.free(&record.extents);
+        }
+    }
+    // The least recently stored first, as the journal has them.
+    found.records.reverse();
+    Ok(found)
+}
+
+/// Records of all blocks that look like the first of a chunk.
+fn candidates(file: &dyn BlockFile, blocks: u32) -> io::Result<Vec<ChunkRecord>> {
+    const WINDOW_BLOCKS: u32 = 1024;
+    let mut window = Window::new(WINDOW_BLOCKS as usize * BLOCK_BYTES);
+    let mut candidates = Vec::new();
+    for start in (0..blocks).step_by(WINDOW_BLOCKS as usize) {
+        let extent = Extent { start, blocks: WINDOW_BLOCKS.min(blocks - start) };
+        let Some(extents) = Extents::from_slice(&[extent]) else { continue };
+        let bytes = &mut window.bytes()[..extent.byte_len()];
+        let bytes = match read_blocks(file, &extents, &mut [], bytes) {
+            Ok(()) => &*bytes,
+            // The file was cut inside this window: take it block by block.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                candidates.extend((0..extent.blocks).filter_map(|block| single_block(file, start + block)));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for (block, page) in (start..).zip(bytes.chunks_exact(BLOCK_BYTES)) {
+            candidates.extend(candidate(page, block));
+        }
+    }
+    Ok(candidates)
+}
+
+fn single_block(file: &dyn BlockFile, block: u32) -> Option<ChunkRecord> {
+    let mut window = Window::new(BLOCK_BYTES);
+    let extents = Extents::from_slice(&[Extent { start: block, blocks: 1 }])?;
+    read_blocks(file, &extents, window.bytes(), &mut []).ok()?;
+    candidate(window.bytes(), block)
+}
+
+/// The record of a header page, if it is one that says it lies here.
+fn candidate(page: &[u8], block: u32) -> Option<ChunkRecord> {
+    let (record, _) = header::decode(page)?;
+    (record.extents.as_slice().first()?.start == block).then_some(record)
+}

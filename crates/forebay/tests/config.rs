@@ -1,0 +1,661 @@
+//! Configuration: what is accepted, what is refused and in which words, and which source wins.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use forebay::ErrorKind;
+use forebay::Result;
+use forebay::config::{
+    CachePolicy, Config, DirectIo, DiskSync, KEYS, Origin, PEER_KEYS, Resolved, Value, Verdict, explain,
+};
+use proptest::prelude::*;
+
+const GIB: u64 = 1 << 30;
+
+/// The least that makes a configuration.
+const DISK: &str = "local_disk: /kv\nmax_local_disk_size: 100\nlocal_cpu: false\n";
+
+/// A directory with a file in it.
+struct Yaml {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+fn yaml(text: &str) -> Yaml {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("forebay.yaml");
+    fs::write(&path, text).unwrap();
+    Yaml { _directory: directory, path }
+}
+
+fn env(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+}
+
+fn from_file(text: &str) -> Result<Resolved> {
+    let file = yaml(text);
+    Config::load::<String, Value>(Some(&file.path), [], [])
+}
+
+fn from_env(variables: &[(&str, &str)]) -> Result<Resolved> {
+    let disk =
+        [("FOREBAY_LOCAL_DISK", "/kv"), ("FOREBAY_MAX_LOCAL_DISK_SIZE", "1"), ("FOREBAY_LOCAL_CPU", "false")];
+    let mut all = env(&disk);
+    all.retain(|(name, _)| variables.iter().all(|(other, _)| name != other));
+    all.extend(env(variables));
+    Config::load::<String, Value>(None, all, [])
+}
+
+/// `DISK` and these lines.
+fn with(lines: &str) -> Result<Resolved> {
+    let mine: BTreeSet<&str> = lines.lines().filter_map(|line| line.split(':').next()).collect();
+    let base = DISK.lines().filter(|line| !mine.contains(line.split(':').next().unwrap()));
+    let text: Vec<&str> = base.chain(lines.lines()).collect();
+    from_file(&text.join("\n"))
+}
+
+#[track_caller]
+fn accepted(result: Result<Resolved>) -> Resolved {
+    match result {
+        Ok(resolved) => resolved,
+        Err(error) => panic!("refused: {error}"),
+    }
+}
+
+/// The message of a refusal, which has to hold all of `parts`.
+#[track_caller]
+fn refused(result: Result<Resolved>, parts: &[&str]) -> String {
+    let error = result.expect_err("was accepted");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let message = error.to_string();
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+    message
+}
+
+#[track_caller]
+fn warns(resolved: &Resolved, parts: &[&str]) {
+    let found = resolved.warnings.iter().any(|warning| parts.iter().all(|part| warning.contains(part)));
+    assert!(found, "no warning with {parts:?} in {:#?}", resolved.warnings);
+}
+
+#[test]
+fn defaults_are_those_of_the_table() {
+    let resolved = accepted(from_file(DISK));
+    let expected = Config {
+        chunk_size_tokens: 256,
+        local_cpu: false,
+        use_only_staging_buffer: false,
+        max_local_cpu_bytes: 5 * GIB,
+        local_disk: Some("/kv".into()),
+        max_local_disk_bytes: 100 * GIB,
+        remote_url: None,
+        cache_policy: CachePolicy::Lru,
+        disk_sync: DiskSync::None,
+        disk_min_free_bytes: GIB,
+        disk_direct_io: DirectIo::Auto,
+        disk_io_threads: 4,
+        load_timeout: Duration::from_secs(10),
+        store_timeout: Duration::from_secs(30),
+        max_queued_chunks: 65536,
+        salt: String::new(),
+        save_decode_cache: false,
+    };
+    assert_eq!(resolved.config, expected);
+    assert!(resolved.warnings.is_empty(), "{:?}", resolved.warnings);
+    assert_eq!(resolved.origins.len(), KEYS.len());
+    assert_eq!(resolved.origins["chunk_size"], Origin::Default);
+    assert!(matches!(&resolved.origins["local_disk"], Origin::File(_)));
+}
+
+#[test]
+fn every_key_can_be_set_from_every_source() {
+    let samples = [
+        ("chunk_size", "16"),
+        ("local_cpu", "false"),
+        ("use_only_staging_buffer", "true"),
+        ("max_local_cpu_size", "0.25"),
+        ("local_disk", "/nvme/kv"),
+        ("max_local_disk_size", "2.5"),
+        ("remote_url", "redis://host:6379"),
+        ("cache_policy", "LRU"),
+        ("disk_sync", "2.5"),
+        ("disk_min_free_size", "0.5"),
+        ("disk_direct_io", "off"),
+        ("disk_io_threads", "8"),
+        ("load_timeout_s", "0.5"),
+        ("store_timeout_s", "1.5"),
+        ("max_queued_chunks", "7"),
+        ("cache_salt", "tenant"),
+        ("save_decode_cache", "true"),
+    ];
+    assert_eq!(samples.map(|(key, _)| key).to_vec(), KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
+
+    let text = samples.map(|(key, value)| format!("{key}: {value}")).join("\n");
+    let file = accepted(from_file(&text));
+    let variables: Vec<_> = samples
+        .iter()
+        .map(|(key, value)| (format!("FOREBAY_{}", key.to_uppercase()), (*value).to_owned()))
+        .collect();
+    let environment = accepted(Config::load::<String, Value>(None, variables, []));
+    let arguments = accepted(Config::from_values(samples));
+
+    assert_eq!(file.config, environment.config);
+    assert_eq!(file.config, arguments.config);
+    assert_eq!(file.config.disk_sync, DiskSync::Interval(Duration::from_millis(2500)));
+    assert_eq!(file.config.max_local_cpu_bytes, GIB / 4);
+    assert_eq!(file.config.salt, "tenant");
+    for key in KEYS {
+        assert!(matches!(file.origins[key.name], Origin::File(_)), "{}", key.name);
+        assert!(matches!(environment.origins[key.name], Origin::Environment(_)), "{}", key.name);
+        assert_eq!(arguments.origins[key.name], Origin::Argument, "{}", key.name);
+    }
+}
+
+#[test]
+fn a_stronger_source_wins_and_null_goes_back_to_the_default() {
+    let file =
+        yaml(&format!("{DISK}chunk_size: 1\ndisk_io_threads: 5\nload_timeout_s: 5\nstore_timeout_s: 5\n"));
+    let variables = env(&[
+        ("LMCACHE_CHUNK_SIZE", "2"),
+        ("FOREBAY_CHUNK_SIZE", "3"),
+        ("FOREBAY_DISK_IO_THREADS", "6"),
+        ("FOREBAY_LOAD_TIMEOUT_S", "6"),
+        ("FOREBAY_STORE_TIMEOUT_S", "  "),
+    ]);
+    let overrides = [("disk_io_threads", Value::from(7)), ("load_timeout_s", Value::Null)];
+    let resolved = accepted(Config::load(Some(&file.path), variables, overrides));
+    assert_eq!(resolved.config.chunk_size_tokens, 3, "ours before LMCache's before the file");
+    assert_eq!(resolved.origins["chunk_size"].to_string(), "env FOREBAY_CHUNK_SIZE");
+    assert_eq!(resolved.config.disk_io_threads, 7);
+    assert_eq!(resolved.origins["disk_io_threads"].to_string(), "argument");
+    assert_eq!(resolved.config.load_timeout, Duration::from_secs(10));
+    assert_eq!(resolved.origins["load_timeout_s"].to_string(), "default");
+    assert_eq!(resolved.config.store_timeout, Duration::from_secs(5), "an empty variable is not set");
+    assert_eq!(resolved.origins["store_timeout_s"].to_string(), format!("file {}", file.path.display()));
+}
+
+#[test]
+fn the_file_is_named_by_the_environment_when_no_path_is_given() {
+    let (ours, theirs) = (yaml(&format!("{DISK}chunk_size: 1")), yaml(&format!("{DISK}chunk_size: 2")));
+    let name = |yaml: &Yaml| yaml.path.to_str().unwrap().to_owned();
+    let mut variables = vec![("LMCACHE_CONFIG_FILE".to_owned(), name(&theirs))];
+    let chunk_size = |path: Option<&Path>, variables: &[(String, String)]| {
+        accepted(Config::load::<String, Value>(path, variables.to_vec(), [])).config.chunk_size_tokens
+    };
+    assert_eq!(chunk_size(None, &variables), 2);
+    variables.push(("FOREBAY_CONFIG_FILE".to_owned(), name(&ours)));
+    assert_eq!(chunk_size(None, &variables), 1);
+    assert_eq!(chunk_size(Some(&theirs.path), &variables), 2);
+    refused(
+        Config::load::<String, Value>(Some(Path::new("/no/such.yaml")), [], []),
+        &["/no/such.yaml", "cannot be read"],
+    );
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest_one() {
+    refused(with("chunk_sise: 256"), &["`chunk_sise`", "file ", "did you mean `chunk_size`?"]);
+    refused(with("max_local_disc_size: 1"), &["`max_local_disc_size`", "`max_local_disk_size`"]);
+    refused(with("Local_Disk: /kv"), &["`local_disk`"]);
+    refused(with("use_layerwize: true"), &["`use_layerwise`, a key of LMCache"]);
+    refused(with("zzzzzzzz: 1"), &["`zzzzzzzz`", "the keys are chunk_size, local_cpu"]);
+    refused(with(&format!("{}: 1", "x".repeat(1000))), &["unknown key", "the keys are"]);
+    refused(Config::from_values([("local_dsk", "/kv")]), &["`local_dsk` (argument)", "`local_disk`"]);
+    refused(from_env(&[("FOREBAY_CHUNK_SZE", "1")]), &["FOREBAY_CHUNK_SZE", "`chunk_size`"]);
+    refused(from_env(&[("FOREBAY_chunk_size", "1")]), &["FOREBAY_chunk_size", "`chunk_size`"]);
+}
+
+#[test]
+fn variables_that_are_no_keys_break_nothing() {
+    let resolved = accepted(from_env(&[
+        ("FOREBAY_LOG", "debug"),
+        ("LMCACHE_USE_EXPERIMENTAL", "True"),
+        ("LMCACHE_TRACK_USAGE", "false"),
+        ("LMCACHE_LOG_LEVEL", "DEBUG"),
+        ("PATH", "/bin"),
+        // What Kubernetes sets for services named forebay and forebay-router.
+        ("FOREBAY_SERVICE_HOST", "10.0.0.1"),
+        ("FOREBAY_SERVICE_PORT", "80"),
+        ("FOREBAY_SERVICE_PORT_HTTP", "80"),
+        ("FOREBAY_PORT", "tcp://10.0.0.1:80"),
+        ("FOREBAY_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("FOREBAY_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("FOREBAY_ROUTER_SERVICE_HOST", "10.0.0.1"),
+        ("FOREBAY_ROUTER_PORT_80_TCP_PROTO", "tcp"),
+    ]));
+    assert!(resolved.warnings.is_empty(), "{:?}", resolved.warnings);
+}
+
+#[test]
+fn of_lmcaches_variables_only_shared_keys_are_read() {
+    let resolved = accepted(Config::load::<String, Value>(
+        None,
+        env(&[
+            ("LMCACHE_LOCAL_DISK", "\"file:///kv/\""),
+            ("LMCACHE_MAX_LOCAL_DISK_SIZE", "5"),
+            ("LMCACHE_LOCAL_CPU", "False"),
+            ("LMCACHE_DISK_SYNC", "always"),
+            ("LMCACHE_ENABLE_P2P", "true"),
+            ("LMCACHE_EXTRA_CONFIG", r#"{"use_odirect": false, "s3_region": "x"}"#),
+        ]),
+        [],
+    ));
+    assert_eq!(resolved.config.local_disk, Some("/kv/".into()));
+    assert_eq!(resolved.config.disk_sync, DiskSync::None);
+    assert_eq!(resolved.config.disk_direct_io, DirectIo::Off);
+    assert_eq!(
+        resolved.origins["disk_direct_io"].to_string(),
+        "env LMCACHE_EXTRA_CONFIG, extra_config.use_odirect"
+    );
+    warns(&resolved, &["LMCACHE_DISK_SYNC", "FOREBAY_DISK_SYNC"]);
+    warns(&resolved, &["`enable_p2p`", "LMCACHE_ENABLE_P2P"]);
+    warns(&resolved, &["`extra_config.s3_region`"]);
+    assert_eq!(resolved.warnings.len(), 3);
+}
+
+#[test]
+fn wrong_values_are_refused_with_key_value_origin_and_remedy() {
+    for (line, parts) in [
+        (
+            "chunk_size: many",
+            ["`chunk_size` is \"many\"", "file ", "a whole number of tokens from 1 to 1048576"],
+        ),
+        ("chunk_size: 0", ["`chunk_size` is 0", "file ", "Set chunk_size to"]),
+        ("chunk_size: -1", ["`chunk_size` is -1", "file ", "from 1 to"]),
+        ("chunk_size: 2.5", ["`chunk_size` is 2.5", "file ", "a whole number"]),
+        ("chunk_size: 1048577", ["`chunk_size` is 1048577", "file ", "1048576"]),
+        ("chunk_size: 99999999999999999999", ["`chunk_size` is 1", "file ", "1048576"]),
+        ("chunk_size: true", ["`chunk_size` is true", "file ", "a whole number"]),
+        ("chunk_size: [256]", ["`chunk_size` is a list", "file ", "a whole number"]),
+        ("max_local_cpu_size: 0", ["`max_local_cpu_size` is 0", "file ", "above 0"]),
+        ("max_local_cpu_size: -0.5", ["`max_local_cpu_size` is -0.5", "file ", "above 0"]),
+        ("max_local_cpu_size: .nan", ["`max_local_cpu_size` is NaN", "file ", "a number of GiB"]),
+        ("max_local_cpu_size: .inf", ["`max_local_cpu_size` is inf", "file ", "at most 8192"]),
+        ("max_local_cpu_size: 1e999", ["`max_local_cpu_size` is inf", "file ", "at most 8192"]),
+        ("max_local_cpu_size: 1.0e-9", ["`max_local_cpu_size` is 0.000000001", "1 bytes", "least is 8192"]),
+        ("max_local_cpu_size: 5GB", ["`max_local_cpu_size` is \"5GB\"", "file ", "a number of GiB"]),
+        (
+            "max_local_disk_size: 0",
+            ["`max_local_disk_size` is 0", "file ", "Set max_local_disk_size to the disk space"],
+        ),
+        ("max_local_disk_size: 16385", ["`max_local_disk_size` is 16385", "file ", "at most 16384"]),
+        ("disk_min_free_size: -1", ["`disk_min_free_size` is -1", "file ", "from 0"]),
+        ("disk_io_threads: 1", ["`disk_io_threads` is 1", "file ", "from 2 to 64"]),
+        ("disk_io_threads: 65", ["`disk_io_threads` is 65", "file ", "from 2 to 64"]),
+        ("load_timeout_s: 0", ["`load_timeout_s` is 0", "file ", "above 0, at most 3600"]),
+        ("store_timeout_s: 1.0e-30", ["`store_timeout_s` is 0.0", "file ", "least is 0.001"]),
+        ("max_queued_chunks: 0", ["`max_queued_chunks` is 0", "file ", "from 1"]),
+        (
+            "disk_sync: sometimes",
+            ["`disk_sync` is \"sometimes\"", "file ", "none, always, or a number of seconds"],
+        ),
+        ("disk_sync: 0", ["`disk_sync` is 0", "file ", "none, always"]),
+        ("disk_direct_io: maybe", ["`disk_direct_io` is \"maybe\"", "file ", "auto or off"]),
+        ("cache_policy: LRUU", ["`cache_policy` is \"LRUU\"", "file ", "did you mean LRU?"]),
+        ("cache_policy: random", ["`cache_policy` is \"random\"", "file ", "Set cache_policy to LRU"]),
+        ("save_decode_cache: maybe", ["`save_decode_cache` is \"maybe\"", "file ", "true or false"]),
+        ("local_cpu: 2", ["`local_cpu` is 2", "file ", "true or false"]),
+        ("local_disk: ''", ["`local_disk` is \"\"", "the path is empty", "Set local_disk to"]),
+        ("local_disk: file://", ["`local_disk` is \"file://\"", "file ", "the path is empty"]),
+        ("local_disk: s3://bucket", ["`local_disk` is \"s3://bucket\"", "file ", "remote_url"]),
+        ("local_disk: ~/kv", ["`local_disk` is \"~/kv\"", "file ", "not expanded"]),
+        ("local_disk: \"/k\\0v\"", ["`local_disk` is", "file ", "NUL"]),
+        ("local_disk: [/a, /b]", ["`local_disk` is a list", "file ", "a path"]),
+        ("remote_url: localhost", ["`remote_url` is \"localhost\"", "file ", "scheme://"]),
+        ("cache_salt: 7", ["`cache_salt` is given", "file ", "in quotes"]),
+    ] {
+        refused(with(line), &parts);
+    }
+    refused(
+        from_env(&[("FOREBAY_CHUNK_SIZE", "lots")]),
+        &["`chunk_size` is \"lots\" (env FOREBAY_CHUNK_SIZE)"],
+    );
+    refused(
+        from_env(&[("LMCACHE_CHUNK_SIZE", "lots")]),
+        &["`chunk_size` is \"lots\" (env LMCACHE_CHUNK_SIZE)"],
+    );
+}
+
+#[test]
+fn values_are_read_as_people_write_them() {
+    assert_eq!(accepted(with("chunk_size: 64.0")).config.chunk_size_tokens, 64);
+    assert_eq!(accepted(with("chunk_size: '64'")).config.chunk_size_tokens, 64);
+    assert_eq!(
+        accepted(from_file(&format!("\u{feff}{}", DISK.replace('\n', "\r\n")))).config,
+        accepted(from_file(DISK)).config
+    );
+    assert!(accepted(with("save_decode_cache: yes")).config.save_decode_cache);
+    assert!(accepted(with("save_decode_cache: 'True'")).config.save_decode_cache);
+    assert!(accepted(with("save_decode_cache: 1")).config.save_decode_cache);
+    assert_eq!(accepted(with("disk_direct_io: off")).config.disk_direct_io, DirectIo::Off);
+    assert_eq!(accepted(with("disk_sync: always")).config.disk_sync, DiskSync::Always);
+    assert_eq!(accepted(with("disk_min_free_size: 0")).config.disk_min_free_bytes, 0);
+    assert_eq!(accepted(with("cache_policy: lru")).config.cache_policy, CachePolicy::Lru);
+    assert_eq!(accepted(with("max_local_disk_size: 16384")).config.max_local_disk_bytes, 1 << 44);
+    for (written, path) in
+        [("/kv", "/kv"), ("file:///kv/", "/kv/"), ("cache/kv", "cache/kv"), ("/a,b", "/a,b")]
+    {
+        assert_eq!(accepted(with(&format!("local_disk: {written}"))).config.local_disk, Some(path.into()));
+    }
+}
+
+#[test]
+fn of_several_directories_the_first_is_used_and_said_so() {
+    let resolved = accepted(with("local_disk: 'file:///a/kv, file:///b/kv'"));
+    assert_eq!(resolved.config.local_disk, Some("/a/kv".into()));
+    warns(&resolved, &["`local_disk`", "2 directories", "/a/kv"]);
+}
+
+#[test]
+fn a_tier_is_needed_and_the_disk_tier_needs_a_bound() {
+    refused(from_file(""), &["`local_disk`", "`remote_url`", "Set local_disk to", "max_local_disk_size"]);
+    refused(
+        from_file("remote_url: redis://host:6379"),
+        &["`remote_url` is set (file ", "no remote tier yet", "local_disk"],
+    );
+    refused(
+        from_file("local_disk: /kv"),
+        &["`max_local_disk_size`", "Set max_local_disk_size to the disk space in GiB"],
+    );
+    refused(
+        from_file("local_disk: /kv\nmax_local_disk_size: 0.0"),
+        &["`max_local_disk_size` is 0", "Set max_local_disk_size"],
+    );
+    let both = accepted(with("remote_url: s3://bucket/prefix"));
+    warns(&both, &["`remote_url`", "no remote tier yet"]);
+    assert_eq!(both.config.remote_url.as_deref(), Some("s3://bucket/prefix"));
+}
+
+#[test]
+fn the_modes_follow_from_the_two_switches() {
+    let unset = accepted(with("local_cpu: null"));
+    warns(&unset, &["`local_cpu` is true (default)", "runs as if it were false"]);
+    assert!(!unset.config.local_cpu);
+    assert!(matches!(unset.origins["local_cpu"], Origin::Implied(_)));
+
+    let asked = accepted(with("local_cpu: true"));
+    warns(&asked, &["`local_cpu` is true (file "]);
+    assert!(!asked.config.local_cpu);
+
+    let implied = accepted(with("local_cpu: null\nuse_only_staging_buffer: true"));
+    assert!(implied.config.use_only_staging_buffer && !implied.config.local_cpu);
+    assert_eq!(implied.origins["local_cpu"].to_string(), "implied: use_only_staging_buffer");
+    assert!(implied.warnings.is_empty());
+
+    let said = accepted(with("use_only_staging_buffer: true"));
+    assert!(said.config.use_only_staging_buffer && said.warnings.is_empty());
+
+    refused(
+        with("local_cpu: true\nuse_only_staging_buffer: true"),
+        &["`local_cpu` is true (file ", "`use_only_staging_buffer` is true (file ", "Set local_cpu to false"],
+    );
+}
+
+#[test]
+fn staging_slots_use_all_memory_and_name_the_smallest_size_that_works() {
+    let slots = |size: f64, chunk_bytes: u64| {
+        let size = format!("max_local_cpu_size: {size:?}");
+        accepted(with(&size)).config.staging_slots(chunk_bytes)
+    };
+    assert_eq!(slots(0.25, 8 << 20).unwrap(), 32);
+    assert_eq!(slots(0.015_625, 8 << 20).unwrap(), 2, "exactly two");
+    assert_eq!(slots(0.25, (8 << 20) - 4095).unwrap(), 32, "rounded up to whole pages");
+    assert_eq!(slots(8192.0, 1).unwrap(), 1 << 31);
+
+    let error = slots(0.01, 8 << 20).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("`max_local_cpu_size` is"), "{error}");
+    assert!(
+        error.to_string().contains("two are needed. Set max_local_cpu_size to 0.015625 GiB or more"),
+        "{error}"
+    );
+
+    assert!(slots(5.0, u64::MAX).unwrap_err().to_string().contains("chunk_bytes smaller"));
+    assert!(slots(5.0, u64::MAX / 2).unwrap_err().to_string().contains("max_local_cpu_size"));
+    assert_eq!(slots(5.0, 0).unwrap_err().kind(), ErrorKind::Argument);
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let text = "remote_url: redis://user:hunter2@host:6379?token=hunter2\ncache_salt: hunter2\n\
+                extra_config: {aws_secret_access_key: hunter2, use_odirect: true}\naudit_actual_remote_url: x://hunter2@y";
+    let resolved = accepted(with(text));
+    assert_eq!(resolved.config.remote_url.as_deref(), Some("redis://user:hunter2@host:6379?token=hunter2"));
+    assert!(!format!("{resolved:?}").contains("hunter2"), "{resolved:?}");
+    assert_eq!(resolved.config.value("remote_url"), Some("redis://***@host:6379?***".into()));
+    assert_eq!(resolved.config.value("cache_salt"), Some("***".into()));
+    warns(&resolved, &["`extra_config.aws_secret_access_key`", "take them out of the file"]);
+
+    let file = yaml(&format!("{DISK}{text}"));
+    let (explained, resolved) = explain(&file.path).unwrap();
+    assert!(!format!("{explained:?} {resolved:?}").contains("hunter2"));
+    for text in [
+        "remote_url: user:hunter2@host",
+        "remote_url: 'x y://user:hunter2@host'",
+        "remote_url: [hunter2]",
+        "cache_salt: [hunter2]",
+        "extra_config: hunter2",
+        "extra_config: {use_odirect: true, use_odirect: hunter2}",
+        "cache_salt: 'hunter2",
+        "cache_salt: {hunter2: hunter2",
+    ] {
+        let message = refused(with(text), &[]);
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+    let long = refused(
+        with(&format!("cache_salt: {}", "hunter2".repeat(1000))),
+        &["`cache_salt`", "at most 1024 bytes"],
+    );
+    assert!(!long.contains("hunter2"));
+}
+
+#[test]
+fn extra_config_is_read_where_it_means_something() {
+    let resolved = accepted(with(
+        "extra_config:\n  use_odirect: false\n  disk_io_threads: 8\n  other: {1: [2]}\n  null_one:",
+    ));
+    assert_eq!(resolved.config.disk_direct_io, DirectIo::Off);
+    assert_eq!(resolved.config.disk_io_threads, 8);
+    warns(&resolved, &["`extra_config.other`", "ignored"]);
+    assert_eq!(resolved.warnings.len(), 1);
+
+    let many = accepted(with("extra_config: {disk_io_threads: 128}"));
+    assert_eq!(many.config.disk_io_threads, 64);
+    warns(&many, &["`extra_config.disk_io_threads` is 128", "64 is used"]);
+    refused(
+        with("extra_config: {disk_io_threads: 0}"),
+        &["`disk_io_threads` is 0", "extra_config.disk_io_threads"],
+    );
+
+    let ours = accepted(with("disk_io_threads: 2\nextra_config: {disk_io_threads: 8}"));
+    assert_eq!(ours.config.disk_io_threads, 2, "our own key wins");
+    refused(with("extra_config: {use_odirect: maybe}"), &["extra_config.use_odirect", "auto or off"]);
+    refused(with("extra_config: [1]"), &["`extra_config`", "a map"]);
+    assert!(accepted(with("extra_config:")).warnings.is_empty());
+}
+
+#[test]
+fn every_key_of_lmcache_is_accepted_with_a_warning_that_says_why() {
+    for peer in PEER_KEYS.iter().filter(|peer| peer.verdict == Verdict::NotApplicable) {
+        let name = peer.name.replace('*', "chunk_size");
+        let resolved = accepted(with(&format!("{name}: 1")));
+        warns(&resolved, &[&format!("`{name}`"), "file ", peer.note]);
+        assert_eq!(resolved.warnings.len(), 1);
+        assert!(accepted(with(&format!("{name}:"))).warnings.is_empty(), "null asks for nothing");
+    }
+    for policy in ["LFU", "FIFO", "MRU", "lfu", "COST_AWARE"] {
+        let resolved = accepted(with(&format!("cache_policy: {policy}")));
+        assert_eq!(resolved.config.cache_policy, CachePolicy::Lru);
+        warns(&resolved, &["`cache_policy`", "LRU"]);
+    }
+}
+
+#[test]
+fn every_key_of_the_table_is_explained_to_lmcaches_users() {
+    for key in KEYS.iter().filter(|key| key.shared) {
+        let peer = PEER_KEYS.iter().find(|peer| peer.name == key.name).expect(key.name);
+        assert_ne!(peer.verdict, Verdict::NotApplicable);
+    }
+    let names: BTreeSet<&str> = PEER_KEYS.iter().map(|peer| peer.name).collect();
+    assert_eq!(names.len(), PEER_KEYS.len(), "a name stands twice");
+}
+
+#[test]
+fn explain_tells_the_fate_of_each_line() {
+    let file = yaml(
+        "chunk_size: 256\nlocal_disk: file:///kv\nenable_p2p: false\ndisk_sync: none\nchunk_sise: 1\nnuma_mode:\n",
+    );
+    let (explained, resolved) = explain(&file.path).unwrap();
+    let verdicts: Vec<_> = explained.iter().map(|it| (it.key.as_str(), it.verdict)).collect();
+    assert_eq!(
+        verdicts,
+        [
+            ("chunk_size", Some(Verdict::Same)),
+            ("local_disk", Some(Verdict::Different)),
+            ("enable_p2p", Some(Verdict::NotApplicable)),
+            ("disk_sync", Some(Verdict::Same)),
+            ("chunk_sise", None),
+            ("numa_mode", Some(Verdict::NotApplicable)),
+        ]
+    );
+    assert!(explained[4].note.contains("`chunk_size`"));
+    refused(resolved, &["`chunk_sise`"]);
+}
+
+#[test]
+fn files_that_are_no_configuration_are_refused() {
+    refused(from_file("chunk_size: 1\nchunk_size: 2\n"), &["forebay.yaml", "not valid YAML", "duplicate"]);
+    refused(from_file("chunk_size: [1\n"), &["forebay.yaml", "not valid YAML", "line"]);
+    refused(from_file("- 1\n"), &["forebay.yaml", "a list"]);
+    refused(from_file("text"), &["forebay.yaml", "`key: value` lines"]);
+    refused(from_file("a: 1\n---\nb: 1\n"), &["forebay.yaml", "not valid YAML"]);
+    refused(from_file(&"[".repeat(100_000)), &["forebay.yaml", "not valid YAML"]);
+    refused(from_file(&"# comment\n".repeat(200_000)), &["forebay.yaml", "longer than 1048576 bytes"]);
+    let bomb = "a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b]\n\
+                d: &d [*c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e, *e, *e]\n";
+    refused(from_file(bomb), &["forebay.yaml", "not valid YAML"]);
+    let directory = tempfile::tempdir().unwrap();
+    refused(Config::load::<String, Value>(Some(directory.path()), [], []), &["cannot be read"]);
+    let binary = directory.path().join("binary");
+    fs::write(&binary, [0xff, 0xfe, 0x00]).unwrap();
+    refused(Config::load::<String, Value>(Some(&binary), [], []), &["not UTF-8"]);
+}
+
+#[test]
+fn the_documentation_holds_both_tables() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/CONFIG.md");
+    let document = fs::read_to_string(path).unwrap();
+    for key in KEYS {
+        let default =
+            key.default.filter(|it| !it.is_empty()).map_or("not set".into(), |it| format!("`{it}`"));
+        let row = format!("| `{}` | {} | {default} | {} |", key.name, key.kind, key.meaning);
+        assert!(document.lines().any(|line| line == row), "docs/CONFIG.md lacks this line:\n{row}");
+    }
+    for peer in PEER_KEYS {
+        let row = format!("| `{}` | {} | {} |", peer.name, peer.verdict, peer.note);
+        assert!(document.lines().any(|line| line == row), "docs/CONFIG.md lacks this line:\n{row}");
+    }
+}
+
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::Int),
+        any::<f64>().prop_map(Value::Float),
+        (-2i64..100).prop_map(Value::Int),
+        (-1.0..100.0).prop_map(Value::Float),
+        any::<String>().prop_map(Value::Text),
+        "(/[a-z,~]{0,5}|file://[a-z/]{0,5}|[a-z]{1,4}://[a-z:@/?#]{0,9}|none|always|auto|off|lru|1e-?[0-9]{1,3}|nan)"
+            .prop_map(Value::Text),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::List),
+            prop::collection::vec(("[a-z_]{0,12}|use_odirect|disk_io_threads", inner), 0..4)
+                .prop_map(Value::Map),
+        ]
+    })
+}
+
+fn any_key() -> impl Strategy<Value = String> {
+    let names: Vec<String> =
+        KEYS.iter().map(|key| key.name.to_owned()).chain(["extra_config".to_owned()]).collect();
+    prop_oneof![8 => prop::sample::select(names), 1 => any::<String>()]
+}
+
+/// What holds for every configuration that is not refused.
+fn holds_its_limits(resolved: &Resolved) {
+    let config = &resolved.config;
+    assert!((1..=1 << 20).contains(&config.chunk_size_tokens));
+    assert!((8192..=8 << 40).contains(&config.max_local_cpu_bytes));
+    assert!((8192..=16 << 40).contains(&config.max_local_disk_bytes));
+    assert!(config.disk_min_free_bytes <= 16 << 40);
+    assert!((2..=64).contains(&config.disk_io_threads));
+    assert!((1..=1 << 24).contains(&config.max_queued_chunks));
+    assert!(!config.local_cpu && config.local_disk.is_some());
+    for wait in [config.load_timeout, config.store_timeout] {
+        assert!((Duration::from_millis(1)..=Duration::from_hours(1)).contains(&wait));
+    }
+    assert!(
+        KEYS.iter().all(|key| config.value(key.name).is_some() && resolved.origins.contains_key(key.name))
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_values_make_it_panic(entries in prop::collection::vec((any_key(), any_value()), 0..6), chunk_bytes: u64) {
+        let base = [("local_disk".to_owned(), "/kv".into()), ("max_local_disk_size".to_owned(), 1.into())];
+        match Config::from_values(base.into_iter().chain(entries)) {
+            Ok(resolved) => {
+                holds_its_limits(&resolved);
+                let _ = resolved.config.staging_slots(chunk_bytes);
+                let _ = format!("{resolved:?}");
+            }
+            Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Config),
+        }
+    }
+
+    #[test]
+    fn no_file_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "([a-z_]{1,20}: ?[\\PC\n]{0,20}\n){0,6}") {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("any.yaml");
+        for content in [bytes, text.into_bytes()] {
+            fs::write(&path, content).unwrap();
+            let _ = explain(&path);
+            if let Ok(resolved) = Config::load::<String, Value>(Some(&path), [], []) {
+                holds_its_limits(&resolved);
+            }
+        }
+    }
+
+    #[test]
+    fn no_environment_makes_it_panic(variables in prop::collection::vec(("(FOREBAY_|LMCACHE_)", any_key(), any::<String>()), 0..6)) {
+        let variables: Vec<_> = variables
+            .into_iter()
+            .map(|(prefix, key, text)| (prefix + &key.to_uppercase(), text))
+            .filter(|(name, _)| !name.ends_with("CONFIG_FILE"))
+            .collect();
+        let disk = [("local_disk", Value::from("/kv")), ("max_local_disk_size", Value::from(1))];
+        if let Ok(resolved) = Config::load(None, variables, disk) {
+            holds_its_limits(&resolved);
+        }
+    }
+
+    #[test]
+    fn the_smallest_staging_buffer_that_an_error_names_works(chunk_bytes in 1u64..1 << 36) {
+        let config = |size: &str| {
+            Config::from_values([("local_disk", "/kv"), ("max_local_disk_size", "1"), ("max_local_cpu_size", size)]).unwrap().config
+        };
+        let Err(error) = config("0.00001").staging_slots(chunk_bytes) else { return Ok(()) };
+        let message = error.to_string();
+        let size = message.split("Set max_local_cpu_size to ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        prop_assert_eq!(config(size).staging_slots(chunk_bytes).unwrap(), 2);
+    }
+}
