@@ -1,0 +1,240 @@
+//! Guarantee 6: a process that is killed at any instant loses nothing that it had reported complete.
+//!
+//! This program is its own victim: run with `child DIRECTORY` it stores chunks and says on its standard output what
+//! was reported complete, until it is killed.
+
+mod support;
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forebay::{Cache, ChunkKey, LoadStatus, Lookup, StoreOutcome, StoreStatus};
+use support::{Home, KIB, PATIENCE, bytes_of, config, count_right, load, prompt, store_all};
+
+const CHUNK: usize = 64 * KIB;
+const DISK: u64 = 256 << 20;
+const CYCLES: u32 = 50;
+const CHUNKS_PER_PROMPT: usize = 8;
+/// Chunks each cycle may store: in all, fewer than fit, so that nothing is evicted.
+const PROMPTS_PER_CYCLE: u32 = 9;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, role, directory, first] = &arguments[..]
+        && role == "child"
+    {
+        child(Path::new(directory), first.parse().expect("a number"));
+    }
+    // The arguments of a test runner that lists or filters are honoured as far as there is something to.
+    if arguments.iter().any(|argument| argument == "--list") {
+        return;
+    }
+    let tests: [(&str, fn()); 4] = [
+        ("guarantee_6_fifty_kills_lose_nothing_reported", fifty_kills),
+        ("guarantee_6_a_lost_journal_is_rebuilt_from_the_headers", lost_journal),
+        ("guarantee_6_a_torn_journal_tail_costs_only_itself", torn_tail),
+        ("start_up_with_a_hundred_thousand_chunks_takes_under_a_second", start_up),
+    ];
+    println!("\nrunning {} tests", tests.len());
+    for (name, test) in tests {
+        test();
+        println!("test {name} ... ok");
+    }
+    println!("\ntest result: ok. {} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n", tests.len());
+}
+
+/// Stores prompt after prompt and says what was stored; is killed, or ends in the loop's last line.
+fn child(directory: &Path, first: u32) -> ! {
+    let cache = Cache::open(&config(directory, CHUNK, 4, DISK), CHUNK as u64, None).expect("the cache opens");
+    println!("open");
+    for number in first..first + PROMPTS_PER_CYCLE {
+        let keys = prompt(number, CHUNKS_PER_PROMPT);
+        let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, CHUNK)) as _)).collect();
+        let tell = |end: &StoreOutcome| {
+            if end.status == StoreStatus::Stored {
+                let mut out = std::io::stdout().lock();
+                let _ = writeln!(out, "{}", end.key).and_then(|()| out.flush());
+            }
+        };
+        cache.store(chunks, None, Some(Arc::new(tell))).expect("stores").wait(Some(PATIENCE));
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn key_of(line: &str) -> ChunkKey {
+    let byte = |at: usize| u8::from_str_radix(&line[at..at + 2], 16).expect("hexadecimal");
+    ChunkKey::from_slice(&(0..64).step_by(2).map(byte).collect::<Vec<u8>>()).expect("a key")
+}
+
+fn fifty_kills() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let mut reported: HashSet<ChunkKey> = HashSet::new();
+    let mut all: Vec<ChunkKey> = Vec::new();
+    let mut killed_midway = 0;
+    for cycle in 0..CYCLES {
+        let first = cycle * PROMPTS_PER_CYCLE;
+        all.extend((first..first + PROMPTS_PER_CYCLE).flat_map(|number| prompt(number, CHUNKS_PER_PROMPT)));
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["child", directory.path().to_str().unwrap(), &first.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert_eq!(lines.next().as_deref(), Some("open"), "cycle {cycle}");
+        // The instant is random twice: after a number of reports, and then some microseconds later.
+        let entropy = u64::from(cycle + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+        let reports = usize::try_from(entropy).unwrap() % (CHUNKS_PER_PROMPT * PROMPTS_PER_CYCLE as usize);
+        let mut told: Vec<String> = lines.by_ref().take(reports).collect();
+        let later = Instant::now() + Duration::from_micros(entropy % 3000);
+        while Instant::now() < later {
+            std::hint::spin_loop();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it had said before it died is still in the pipe. A line cut by death was not said.
+        told.extend(lines.filter(|line| line.len() == 64));
+        killed_midway += u32::from(told.len() < CHUNKS_PER_PROMPT * PROMPTS_PER_CYCLE as usize);
+        reported.extend(told.iter().map(|line| key_of(line)));
+
+        let cache =
+            Cache::open(&config(directory.path(), CHUNK, 4, DISK), CHUNK as u64, None).expect("it opens");
+        let mut found = 0;
+        for key in &all {
+            let there = matches!(cache.lookup(&[*key]), Lookup::Hit(_));
+            assert!(there || !reported.contains(key), "cycle {cycle}: {key} was reported and is lost");
+            found += usize::from(there);
+        }
+        assert_eq!(cache.stats().control.rebuilt, None, "cycle {cycle}: a death is no damage");
+        // Every chunk that is found is whole: the last cycles' now, all of them at the end.
+        let from = if cycle + 1 == CYCLES { 0 } else { first };
+        let recent: Vec<ChunkKey> = all[from as usize * CHUNKS_PER_PROMPT..].to_vec();
+        for (key, (outcome, bytes)) in recent.iter().zip(load(&cache, &recent, CHUNK)) {
+            match outcome.status {
+                LoadStatus::Loaded => assert!(bytes == bytes_of(key, CHUNK), "cycle {cycle}: wrong bytes"),
+                _ => assert!(cache.lookup(&[*key]).chunks() == 0 && !reported.contains(key), "{outcome:?}"),
+            }
+        }
+        assert_eq!(cache.stats().control.corrupt, 0, "cycle {cycle}: a chunk was half there");
+        assert!(found >= reported.len());
+    }
+    assert!(killed_midway > CYCLES / 2, "only {killed_midway} of {CYCLES} were killed while they stored");
+    println!("{CYCLES} kills ({killed_midway} while storing), {} chunks reported, none lost", reported.len());
+}
+
+fn lost_journal() {
+    let home = Home::new(CHUNK, 4, 64 << 20);
+    let (small, large) = (prompt(0, 30), prompt(1, 30));
+    {
+        let cache = home.open();
+        store_all(&cache, &small, 5000);
+        store_all(&cache, &large, CHUNK);
+        cache.close(PATIENCE);
+    }
+    let delete: [fn(&Home); 3] = [
+        |home| remove_matching(home, "journal."),
+        |home| remove_matching(home, "checkpoint"),
+        |home| ["journal.", "checkpoint", "FORMAT"].iter().for_each(|name| remove_matching(home, name)),
+    ];
+    for (round, delete) in delete.into_iter().enumerate() {
+        delete(&home);
+        {
+            let cache = home.open();
+            assert!(cache.stats().control.rebuilt.is_some(), "round {round}");
+            assert_eq!(count_right(&cache, &small, 5000), 30, "round {round}");
+            assert_eq!(count_right(&cache, &large, CHUNK), 30, "round {round}");
+            assert_eq!(cache.lookup(&large).chunks(), 30);
+            cache.close(PATIENCE);
+        }
+        // What was rebuilt was written down.
+        let cache = home.open();
+        assert_eq!(cache.stats().control.rebuilt, None, "round {round}");
+        assert_eq!(cache.stats().control.chunks, 60, "round {round}");
+    }
+}
+
+fn remove_matching(home: &Home, prefix: &str) {
+    for entry in std::fs::read_dir(home.directory.path()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_str().unwrap().starts_with(prefix) {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+fn torn_tail() {
+    let home = Home::new(CHUNK, 4, 64 << 20);
+    let keys = prompt(0, 10);
+    let whole = {
+        let cache = home.open();
+        store_all(&cache, &keys, CHUNK);
+        // The journal as a death now would leave it.
+        let whole = std::fs::read(home.path("journal.1")).unwrap();
+        cache.close(PATIENCE);
+        whole
+    };
+    let record = forebay::catalog::RECORD_BYTES;
+    assert_eq!(whole.len(), 11 * record);
+    for cut in 0..=whole.len() {
+        remove_matching(&home, "checkpoint");
+        remove_matching(&home, "journal.");
+        std::fs::write(home.path("journal.1"), &whole[..cut]).unwrap();
+        let found = forebay::tier::disk::recovery::read_journal(home.directory.path()).unwrap();
+        assert_eq!(found.damage, None, "cut at {cut}");
+        assert_eq!(found.records.len(), (cut / record).saturating_sub(1), "cut at {cut}");
+        assert_eq!(found.interrupted, u64::from(cut % record != 0 || cut == 0), "cut at {cut}");
+    }
+    let cache = home.open();
+    assert_eq!(count_right(&cache, &keys, CHUNK), 10);
+}
+
+fn start_up() {
+    const CHUNKS: usize = 100_000;
+    let directory = tempfile::TempDir::new().unwrap();
+    let config = config(directory.path(), 4 * KIB, 64, 1 << 30);
+    let keys: Vec<ChunkKey> = (0..100).flat_map(|number| prompt(number, CHUNKS / 100)).collect();
+    {
+        let cache = Cache::open(&config, 4 * KIB as u64, None).unwrap();
+        let one = vec![7_u8; 16];
+        for prompt in keys.chunks(CHUNKS / 100) {
+            let chunks = prompt.iter().map(|key| (*key, Box::new(one.clone()) as _)).collect();
+            let ends = cache.store(chunks, None, None).unwrap().wait(Some(PATIENCE)).expect("stores end");
+            assert!(ends.iter().all(|end| end.status == StoreStatus::Stored));
+        }
+        // Not closed in order: what is read is a checkpoint and a journal, as after a death.
+        let copy = directory.path().with_extension("copy");
+        std::fs::create_dir(&copy).unwrap();
+        for entry in std::fs::read_dir(directory.path()).unwrap().map(Result::unwrap) {
+            if entry.file_name() != "data" {
+                std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+            }
+        }
+        drop(cache);
+        remove_all_but_data(directory.path());
+        for entry in std::fs::read_dir(&copy).unwrap().map(Result::unwrap) {
+            std::fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
+        }
+        std::fs::remove_dir_all(copy).unwrap();
+    }
+    let started = Instant::now();
+    let cache = Cache::open(&config, 4 * KIB as u64, None).unwrap();
+    let took = started.elapsed();
+    let stats = cache.stats().control;
+    assert_eq!((stats.chunks, stats.rebuilt), (CHUNKS as u64, None));
+    assert_eq!(cache.lookup(&keys[..CHUNKS / 100]).chunks(), CHUNKS / 100);
+    println!("start-up with {CHUNKS} chunks took {took:?}");
+    assert!(took < Duration::from_secs(1), "start-up took {took:?}");
+}
+
+fn remove_all_but_data(directory: &Path) {
+    for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        if entry.file_name() != "data" {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Guarantee 9: whatever fails under the cache ends as an outcome, is counted, and loses nothing that was committed.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use forebay::{Cache, ErrorKind, LoadStatus, Lookup, Reason, StoreStatus, Value};
+use support::*;
+
+const CHUNK: usize = 64 * KIB;
+const EIO: u64 = 5;
+const ENOSPC: u64 = 28;
+
+fn reason_of(reason: Option<&Reason>) -> &'static str {
+    reason.map_or("none", Reason::code)
+}
+
+#[test]
+fn guarantee_9_an_error_on_write_fails_the_store_and_nothing_else() {
+    for errno in [EIO, ENOSPC] {
+        let home = Home::new(CHUNK, 2, 64 << 20);
+        let faults = Faults::new();
+        let cache = home.open_with(&faults);
+        let (before, during, after) = (prompt(0, 5), prompt(1, 5), prompt(2, 5));
+        store_all(&cache, &before, CHUNK);
+        faults.write_errno.store(errno, Ordering::SeqCst);
+        for end in store(&cache, &during, CHUNK) {
+            assert_eq!((end.status, reason_of(end.reason.as_ref())), (StoreStatus::Failed, "io"), "{end:?}");
+        }
+        assert!(matches!(cache.lookup(&during), Lookup::Miss), "a failed store is visible");
+        assert_eq!(cache.stats().mover.io_errors, 5);
+        assert_eq!(cache.stats().control.store_failed, 5);
+        assert_eq!(count_right(&cache, &before, CHUNK), 5, "what was committed is lost");
+        // Space is freed again: the failed chunks are stuck nowhere.
+        faults.write_errno.store(0, Ordering::SeqCst);
+        store_all(&cache, &during, CHUNK);
+        store_all(&cache, &after, CHUNK);
+        assert_nothing_leaked(&cache);
+        drop(cache);
+        let cache = home.open();
+        assert_eq!([&before, &during, &after].map(|keys| count_right(&cache, keys, CHUNK)), [5, 5, 5]);
+    }
+}
+
+#[test]
+fn guarantee_9_an_error_on_read_fails_the_load_and_is_not_found_again() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let faults = Faults::new();
+    let cache = home.open_with(&faults);
+    let (bad, good) = (prompt(0, 5), prompt(1, 5));
+    store_all(&cache, &bad, CHUNK);
+    store_all(&cache, &good, CHUNK);
+    faults.fail_reads.store(true, Ordering::SeqCst);
+    for (end, _) in load(&cache, &bad, CHUNK) {
+        assert_eq!((end.status, reason_of(end.reason.as_ref())), (LoadStatus::Failed, "io"), "{end:?}");
+    }
+    faults.fail_reads.store(false, Ordering::SeqCst);
+    // Found again, they would fail again, for ever: they are stored anew instead.
+    assert!(matches!(cache.lookup(&bad), Lookup::Miss));
+    assert_eq!(cache.stats().control.io_failed, 5);
+    assert_eq!(count_right(&cache, &good, CHUNK), 5);
+    store_all(&cache, &bad, CHUNK);
+    assert_eq!(count_right(&cache, &bad, CHUNK), 5);
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn guarantee_9_a_transfer_that_stops_short_is_continued() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let faults = Faults::new();
+    let cache = home.open_with(&faults);
+    faults.short_bytes.store(8192, Ordering::SeqCst);
+    let keys = prompt(0, 5);
+    store_all(&cache, &keys, CHUNK);
+    assert_eq!(count_right(&cache, &keys, CHUNK), 5);
+    faults.short_bytes.store(0, Ordering::SeqCst);
+    assert_eq!(count_right(&cache, &keys, CHUNK), 5);
+}
+
+#[test]
+fn guarantee_9_a_transfer_that_stops_inside_a_block_is_no_success() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let faults = Faults::new();
+    let cache = home.open_with(&faults);
+    let keys = prompt(0, 2);
+    store_all(&cache, &keys, CHUNK);
+    // Through the page cache a read may stop anywhere: here it does, after 100 bytes of each transfer.
+    let buffered =
+        config_with(home.directory.path(), CHUNK, 2, 64 << 20, [("disk_direct_io", Value::from("off"))]);
+    drop(cache);
+    let cache = Cache::open_with(&buffered, CHUNK as u64, None, |file| faults.around(file)).unwrap();
+    assert!(!cache.stats().mover.direct_io);
+    faults.short_bytes.store(100, Ordering::SeqCst);
+    for (end, _) in load(&cache, &keys, CHUNK) {
+        assert_eq!(end.status, LoadStatus::Miss, "{end:?}");
+    }
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn guarantee_9_the_cache_works_through_the_page_cache_too() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let config =
+        config_with(home.directory.path(), CHUNK, 2, 64 << 20, [("disk_direct_io", Value::from("off"))]);
+    let keys = prompt(0, 20);
+    {
+        let cache = Cache::open(&config, CHUNK as u64, None).unwrap();
+        store_all(&cache, &keys, CHUNK);
+        assert_eq!(count_right(&cache, &keys, CHUNK), 20);
+    }
+    // And what one way has written the other way reads.
+    assert_eq!(count_right(&home.open(), &keys, CHUNK), 20);
+}
+
+#[test]
+fn guarantee_9_a_device_that_does_not_answer_fails_the_load_in_time() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let config =
+        config_with(home.directory.path(), CHUNK, 2, 64 << 20, [("load_timeout_s", Value::from(0.2))]);
+    let faults = Faults::new();
+    let cache = Cache::open_with(&config, CHUNK as u64, None, |file| faults.around(file)).unwrap();
+    let keys = prompt(0, 6);
+    store_all(&cache, &keys, CHUNK);
+    faults.stall_reads(true);
+    let started = Instant::now();
+    let ends = load(&cache, &keys, CHUNK);
+    assert!(started.elapsed() < Duration::from_secs(10));
+    // Two stand at the device with their slots; the others found no slot. Neither is a miss.
+    for (end, buffer) in &ends {
+        assert_eq!(end.status, LoadStatus::Failed, "{end:?}");
+        assert!(["timed out", "busy"].contains(&reason_of(end.reason.as_ref())), "{end:?}");
+        assert!(buffer.iter().all(|&byte| byte == 0xEE));
+    }
+    assert!(ends.iter().any(|(end, _)| end.reason == Some(Reason::TimedOut)));
+    assert!(ends.iter().any(|(end, _)| end.reason == Some(Reason::Busy)));
+    // The slots come back when the device does, and what came late was not used.
+    faults.stall_reads(false);
+    while cache.stats().mover.staging.in_use > 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(count_right(&cache, &keys, CHUNK), 6, "a slow device is no reason to forget");
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn guarantee_9_a_device_that_panics_costs_the_transfer_only() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let faults = Faults::new();
+    let cache = home.open_with(&faults);
+    let keys = prompt(0, 20);
+    store_all(&cache, &keys, CHUNK);
+    faults.panic.store(true, Ordering::SeqCst);
+    // More than there are threads: each of them lives on.
+    for end in store(&cache, &prompt(1, 20), CHUNK) {
+        assert_eq!(end.reason, Some(Reason::Abandoned));
+    }
+    for (end, _) in load(&cache, &keys, CHUNK) {
+        assert_eq!(end.reason, Some(Reason::Abandoned));
+    }
+    faults.panic.store(false, Ordering::SeqCst);
+    assert_eq!(count_right(&cache, &keys, CHUNK), 20);
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn guarantee_9_a_full_queue_is_busy_and_not_a_miss() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let config =
+        config_with(home.directory.path(), CHUNK, 2, 64 << 20, [("max_queued_chunks", Value::from(4))]);
+    let faults = Faults::new();
+    let cache = Cache::open_with(&config, CHUNK as u64, None, |file| faults.around(file)).unwrap();
+    faults.stall_writes(true);
+    let keys = prompt(0, 30);
+    let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, CHUNK)) as _)).collect();
+    let batch = cache.store(chunks, None, None).unwrap();
+    let refused = batch.poll();
+    assert!(refused.len() >= 20, "{} refused", refused.len());
+    for end in refused {
+        assert_eq!((end.status, end.reason), (StoreStatus::Refused, Some(Reason::Busy)));
+    }
+    faults.stall_writes(false);
+    batch.wait(Some(PATIENCE)).expect("stores end");
+    assert!(cache.stats().mover.busy >= 20);
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn guarantee_9_a_store_of_more_than_fits_is_refused_as_full() {
+    let home = Home::new(CHUNK, 2, 4 << 20);
+    let cache = home.open();
+    let keys = prompt(0, 200);
+    let ends = store(&cache, &keys, CHUNK);
+    let stored = ends.iter().take_while(|end| end.status == StoreStatus::Stored).count();
+    assert!(stored > 20);
+    // A chain is not evicted for its own continuation: what is stored of it is its front.
+    for end in &ends[stored..] {
+        assert_eq!((end.status, &end.reason), (StoreStatus::Refused, &Some(Reason::Full)), "{end:?}");
+    }
+    assert_eq!(cache.lookup(&keys).chunks(), stored);
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn a_directory_that_is_owned_is_refused_with_its_owners_pid() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let cache = home.open();
+    store_all(&cache, &prompt(0, 3), CHUNK);
+    let error = Cache::open(&home.config, CHUNK as u64, None).err().expect("refused");
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    assert!(error.can_retry());
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    assert_eq!(count_right(&cache, &prompt(0, 3), CHUNK), 3);
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_named() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let file = home.path("a-file");
+    std::fs::write(&file, "not a directory").unwrap();
+    for path in [file.clone(), file.join("below")] {
+        let config = config(&path, CHUNK, 2, 64 << 20);
+        let error = Cache::open(&config, CHUNK as u64, None).err().expect("refused");
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        assert!(error.to_string().contains("local_disk") && error.to_string().contains("a-file"), "{error}");
+    }
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "not a directory");
+}
+
+#[test]
+fn a_directory_of_another_format_is_refused_and_left_alone() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    store_all(&home.open(), &prompt(0, 3), CHUNK);
+    let format = std::fs::read_to_string(home.path("FORMAT")).unwrap();
+    std::fs::write(home.path("FORMAT"), r#"{"forebay_format":2,"epoch":1}"#).unwrap();
+    let error = Cache::open(&home.config, CHUNK as u64, None).err().expect("refused");
+    assert_eq!(error.kind(), ErrorKind::Format);
+    assert!(error.to_string().contains("format 2"), "{error}");
+    std::fs::write(home.path("FORMAT"), format).unwrap();
+    assert_eq!(count_right(&home.open(), &prompt(0, 3), CHUNK), 3);
+}
+
+#[test]
+fn every_sync_policy_stores_and_comes_back() {
+    for policy in [Value::from("none"), Value::from("always"), Value::from(0.01)] {
+        let home = Home::new(CHUNK, 2, 64 << 20);
+        let config = config_with(home.directory.path(), CHUNK, 2, 64 << 20, [("disk_sync", policy)]);
+        let keys = prompt(0, 10);
+        store_all(&Cache::open(&config, CHUNK as u64, None).unwrap(), &keys, CHUNK);
+        let cache = Arc::new(Cache::open(&config, CHUNK as u64, None).unwrap());
+        assert_eq!(count_right(&cache, &keys, CHUNK), 10);
+    }
+}
+
+#[test]
+fn a_capacity_that_shrinks_keeps_what_still_fits() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let keys = prompt(0, 400);
+    {
+        let cache = home.open();
+        store_all(&cache, &keys, CHUNK);
+    }
+    let smaller = config(home.directory.path(), CHUNK, 2, 16 << 20);
+    let kept = {
+        let cache = Cache::open(&smaller, CHUNK as u64, None).unwrap();
+        let kept = cache.lookup(&keys).chunks();
+        assert!(kept > 150, "{kept}");
+        assert_eq!(count_right(&cache, &keys, CHUNK), kept);
+        kept
+    };
+    // Growing again does not bring back what was given up.
+    let cache = home.open();
+    assert_eq!(cache.lookup(&keys).chunks(), kept);
+    assert_eq!(count_right(&cache, &keys, CHUNK), kept);
+    assert_eq!(cache.stats().control.corrupt, 0);
+}
