@@ -1,0 +1,57 @@
+//! The native half of the Python package `forebay`: types and conversions, no logic of its own.
+//!
+//! `python/forebay/_native.pyi` is its contract. Everything that may wait lets go of the GIL first; what is called
+//! on Forebay's threads takes it only to run the caller's Python.
+
+#![expect(clippy::needless_pass_by_value, reason = "Python's arguments arrive by value")]
+
+mod cache;
+mod config;
+mod error;
+mod handle;
+mod keys;
+mod memory;
+mod plane;
+mod stats;
+
+use pyo3::prelude::*;
+
+/// The module `forebay._native`.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    log_to_stderr();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("Error", module.py().get_type::<error::Error>())?;
+    module.add_class::<config::Config>()?;
+    module.add_class::<keys::Namespace>()?;
+    module.add_class::<cache::Cache>()?;
+    module.add_class::<cache::Lookup>()?;
+    module.add_class::<handle::Handle>()?;
+    module.add_class::<handle::StoreOutcome>()?;
+    module.add_class::<handle::LoadOutcome>()?;
+    module.add_class::<plane::ControlPlane>()?;
+    module.add_class::<plane::StorePlan>()?;
+    module.add_class::<plane::LoadPlan>()?;
+    module.add_class::<plane::Mover>()?;
+    module.add_class::<plane::Transfer>()?;
+    module.add_class::<memory::PagedMemory>()?;
+    module.add_class::<memory::PagedChunk>()?;
+    module.add_function(wrap_pyfunction!(keys::chunk_keys, module)?)?;
+    module.add_function(wrap_pyfunction!(keys::chunk_keys_from_blocks, module)?)?;
+    module.add_function(wrap_pyfunction!(run_cli, module)?)?;
+    Ok(())
+}
+
+/// Warnings and errors go to standard error, unless the program around us has its own subscriber. `FOREBAY_LOG` sets
+/// the level: `off`, `error`, `warn`, `info`, `debug`.
+fn log_to_stderr() {
+    let level = std::env::var("FOREBAY_LOG").ok().and_then(|level| level.parse().ok());
+    let level = level.unwrap_or(tracing_subscriber::filter::LevelFilter::WARN);
+    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
+}
+
+/// The command line, for the script that the wheel installs. Gives the exit code.
+#[pyfunction]
+fn run_cli(py: Python<'_>, arguments: Vec<String>) -> u8 {
+    py.detach(|| forebay_cli::run(arguments))
+}

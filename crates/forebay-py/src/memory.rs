@@ -1,0 +1,208 @@
+//! Engine memory as Python gives it: buffers, pages of a KV cache, objects that copy for themselves.
+
+use std::sync::Arc;
+
+use forebay::Regions;
+use forebay::mover::{Observer, Region, Sink, Source};
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::error::argument;
+
+/// Host KV memory of an engine.
+#[pyclass(module = "forebay", frozen)]
+pub(crate) struct PagedMemory {
+    owner: Arc<Py<PyAny>>,
+    address: usize,
+    size: usize,
+    layer_offsets: Vec<usize>,
+    block_stride: usize,
+    page_bytes: usize,
+}
+
+/// Pages that make up one chunk.
+#[pyclass(module = "forebay", frozen)]
+pub(crate) struct PagedChunk {
+    owner: Arc<Py<PyAny>>,
+    /// Address (zero for a page that is passed over) and length.
+    pages: Vec<(usize, usize)>,
+}
+
+#[pymethods]
+impl PagedMemory {
+    #[new]
+    fn new(
+        owner: Py<PyAny>,
+        address: usize,
+        size: usize,
+        layer_offsets: Vec<usize>,
+        block_stride: usize,
+        page_bytes: usize,
+    ) -> PyResult<Self> {
+        if address == 0 || address.checked_add(size).is_none() || page_bytes == 0 || layer_offsets.is_empty()
+        {
+            return Err(PyValueError::new_err(
+                "paged memory needs an address, a page size and at least one layer",
+            ));
+        }
+        Ok(Self { owner: Arc::new(owner), address, size, layer_offsets, block_stride, page_bytes })
+    }
+
+    /// The pages of these blocks, layer by layer; -1 stands for a block that a load passes over.
+    fn chunk(&self, block_ids: Vec<i64>) -> PyResult<PagedChunk> {
+        let mut pages = Vec::with_capacity(self.layer_offsets.len() * block_ids.len());
+        for &layer in &self.layer_offsets {
+            for &block in &block_ids {
+                pages.push((self.page(layer, block)?, self.page_bytes));
+            }
+        }
+        Ok(PagedChunk { owner: Arc::clone(&self.owner), pages })
+    }
+}
+
+impl PagedMemory {
+    /// Address of a page; zero for block -1.
+    fn page(&self, layer_offset: usize, block: i64) -> PyResult<usize> {
+        if block == -1 {
+            return Ok(0);
+        }
+        let start = usize::try_from(block)
+            .ok()
+            .and_then(|block| block.checked_mul(self.block_stride))
+            .and_then(|at| at.checked_add(layer_offset));
+        match start {
+            Some(start) if start.checked_add(self.page_bytes).is_some_and(|end| end <= self.size) => {
+                Ok(self.address + start)
+            }
+            _ => Err(PyValueError::new_err(format!("block {block} lies outside the memory given"))),
+        }
+    }
+}
+
+#[pymethods]
+impl PagedChunk {
+    fn __len__(&self) -> usize {
+        self.pages.iter().map(|(_, len)| len).sum()
+    }
+}
+
+impl PagedChunk {
+    fn regions(&self) -> Regions {
+        let region = |&(address, len): &(usize, usize)| Region { address: address as *mut u8, len };
+        let owner: Arc<dyn Send + Sync> = Arc::<Py<PyAny>>::clone(&self.owner);
+        // SAFETY: the addresses were checked against the memory that `owner` was said to keep alive, by the engine
+        // that owns both; it lets nobody else write to these blocks until the transfer is released.
+        unsafe { Regions::new(self.pages.iter().map(region).collect(), owner) }
+    }
+}
+
+/// Keeps a Python buffer exported for as long as its memory is used.
+struct Exported {
+    _buffer: PyUntypedBuffer,
+}
+
+// SAFETY: a buffer view is never touched through this but to be released, which takes the GIL by itself.
+unsafe impl Send for Exported {}
+// SAFETY: as above.
+unsafe impl Sync for Exported {}
+
+fn exported(object: &Bound<'_, PyAny>, writable: bool) -> PyResult<Regions> {
+    let py = object.py();
+    let buffer = PyUntypedBuffer::get(object).map_err(|_| {
+        argument(py, "a chunk's memory is a contiguous buffer (bytes, bytearray, memoryview, numpy array)")
+    })?;
+    if !buffer.is_c_contiguous() {
+        return Err(argument(py, "a chunk's buffer must be contiguous"));
+    }
+    if writable && buffer.readonly() {
+        return Err(argument(py, "a buffer to load into must be writable"));
+    }
+    let region = Region { address: buffer.buf_ptr().cast(), len: buffer.len_bytes() };
+    let owner: Arc<dyn Send + Sync> = Arc::new(Exported { _buffer: buffer });
+    // SAFETY: an exported buffer keeps its memory where it is until it is released, which `owner` does last. That
+    // the caller leaves a buffer alone while it is stored or loaded is the API's stated condition; a store that
+    // races with a writer stores some mixture, which its checksum then covers: no memory is touched wrongly.
+    Ok(unsafe { Regions::new(vec![region], owner) })
+}
+
+/// An object that copies for itself, called with the GIL and a view of the slot.
+struct Called {
+    object: Py<PyAny>,
+    len: usize,
+}
+
+impl Called {
+    /// Calls a method with a memoryview that does not outlive the call.
+    fn call(&self, method: &str, slot: *mut u8, len: usize, flags: i32) -> Result<(), String> {
+        Python::attach(|py| -> PyResult<()> {
+            let len = ffi::Py_ssize_t::try_from(len)?;
+            // SAFETY: the slot is leased to the caller of this method for the whole call, and the view is released
+            // below, before the call returns. What Python makes from the view it must not keep: that is the stated
+            // condition of `fill` and `drain`, since an array's hold on a buffer cannot be seen.
+            let view = unsafe {
+                Bound::from_owned_ptr_or_err(py, ffi::PyMemoryView_FromMemory(slot.cast(), len, flags))?
+            };
+            let called = self.object.bind(py).call_method1(method, (&view,));
+            let released = view.call_method0("release");
+            called.and(released).map(|_| ())
+        })
+        .map_err(|error| error.to_string())
+    }
+}
+
+impl Source for Called {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
+        self.call("fill", slot.as_mut_ptr(), slot.len(), ffi::PyBUF_WRITE)?;
+        seen(slot);
+        Ok(())
+    }
+}
+
+impl Sink for Called {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
+        seen(slot);
+        self.call("drain", slot.as_ptr().cast_mut(), slot.len(), ffi::PyBUF_READ)
+    }
+}
+
+/// A chunk's memory to store from; `len` is the plan's, for objects that copy for themselves.
+pub(crate) fn source(object: &Bound<'_, PyAny>, len: usize) -> PyResult<Box<dyn Source>> {
+    if let Ok(chunk) = object.cast::<PagedChunk>() {
+        return Ok(Box::new(chunk.get().regions()));
+    }
+    if object.hasattr("fill")? && !object.hasattr("__array_interface__")? {
+        return Ok(Box::new(Called { object: object.clone().unbind(), len }));
+    }
+    Ok(Box::new(exported(object, false)?))
+}
+
+/// A chunk's memory to load into.
+pub(crate) fn sink(object: &Bound<'_, PyAny>, len: usize) -> PyResult<Box<dyn Sink>> {
+    if let Ok(chunk) = object.cast::<PagedChunk>() {
+        return Ok(Box::new(chunk.get().regions()));
+    }
+    if object.hasattr("drain")? {
+        return Ok(Box::new(Called { object: object.clone().unbind(), len }));
+    }
+    Ok(Box::new(exported(object, true)?))
+}
+
+/// Plain buffers, for the façade.
+pub(crate) fn buffer_source(object: &Bound<'_, PyAny>) -> PyResult<Box<dyn Source>> {
+    Ok(Box::new(exported(object, false)?))
+}
+
+/// Plain buffers, for the façade.
+pub(crate) fn buffer_sink(object: &Bound<'_, PyAny>) -> PyResult<Box<dyn Sink>> {
+    Ok(Box::new(exported(object, true)?))
+}

@@ -1,0 +1,356 @@
+//! `forebay.ControlPlane` and `forebay.Mover`: the two halves, for an engine whose scheduler and workers are apart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay::cache::load_status;
+use forebay::catalog::Plan;
+use forebay::config::DirectIo;
+use forebay::control;
+use forebay::mover::{Batch, Job, Verdict};
+use forebay::tier::disk::block_file::OsBlockFile;
+use forebay::tier::disk::directory::data_path;
+use forebay::{ChunkKey, LoadStatus, Reason};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::cache::Lookup;
+use crate::config::Config;
+use crate::error::{argument, closed, raise};
+use crate::handle::{interruptible, seconds};
+use crate::keys::{Namespace, from_bytes, one};
+use crate::memory::{sink, source};
+use crate::stats;
+
+/// A store's chunk, planned.
+#[pyclass(module = "forebay", frozen)]
+pub(crate) struct StorePlan {
+    key: ChunkKey,
+    #[pyo3(get)]
+    status: &'static str,
+    #[pyo3(get)]
+    reason: String,
+    message: Option<Vec<u8>>,
+}
+
+/// A load's chunk, planned.
+#[pyclass(module = "forebay", frozen)]
+pub(crate) struct LoadPlan {
+    key: ChunkKey,
+    #[pyo3(get)]
+    status: &'static str,
+    #[pyo3(get)]
+    reason: String,
+    message: Option<Vec<u8>>,
+}
+
+#[pymethods]
+impl StorePlan {
+    #[getter]
+    fn key<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.key.as_bytes())
+    }
+
+    #[getter]
+    fn message<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.message.as_deref().map(|message| PyBytes::new(py, message))
+    }
+}
+
+#[pymethods]
+impl LoadPlan {
+    #[getter]
+    fn key<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.key.as_bytes())
+    }
+
+    #[getter]
+    fn message<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.message.as_deref().map(|message| PyBytes::new(py, message))
+    }
+}
+
+fn decode(py: Python<'_>, message: &[u8]) -> PyResult<Plan> {
+    Plan::decode(message).ok_or_else(|| argument(py, "this is no message of a control plane of this version"))
+}
+
+/// The deciding half.
+#[pyclass(module = "forebay", frozen)]
+pub(crate) struct ControlPlane {
+    control: control::ControlPlane,
+}
+
+#[pymethods]
+impl ControlPlane {
+    #[new]
+    #[pyo3(signature = (config, chunk_bytes, namespace=None))]
+    fn new(
+        py: Python<'_>,
+        config: &Config,
+        chunk_bytes: u64,
+        namespace: Option<&Namespace>,
+    ) -> PyResult<Self> {
+        let config = &config.resolved.config;
+        let namespace = namespace.map(|namespace| &namespace.0);
+        let control = py.detach(|| {
+            config.staging_slots(chunk_bytes)?;
+            control::ControlPlane::open(config, chunk_bytes, namespace)
+        });
+        Ok(Self { control: control.map_err(|error| raise(py, &error))? })
+    }
+
+    fn lookup(&self, keys: &Bound<'_, PyAny>) -> PyResult<Lookup> {
+        Ok(self.control.lookup(&from_bytes(keys)?).into())
+    }
+
+    /// Plans the store of consecutive chunks of `length` payload bytes each.
+    #[pyo3(signature = (keys, length, parent=None))]
+    fn plan_store(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        length: u32,
+        parent: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Vec<StorePlan>> {
+        if length == 0 {
+            return Err(argument(py, "a chunk to be stored is empty"));
+        }
+        let chunks: Vec<(ChunkKey, u32)> = from_bytes(keys)?.into_iter().map(|key| (key, length)).collect();
+        let parent = parent.map(one).transpose()?;
+        let plans = py.detach(|| self.control.plan_store(&chunks, parent));
+        let plan = |((key, _), plan)| match plan {
+            control::StorePlan::Write(plan) => StorePlan {
+                key,
+                status: "write",
+                reason: String::new(),
+                message: Some(plan.encode().to_vec()),
+            },
+            control::StorePlan::Present => {
+                StorePlan { key, status: "present", reason: String::new(), message: None }
+            }
+            control::StorePlan::InFlight(_) => {
+                StorePlan { key, status: "refused", reason: Reason::InFlight.to_string(), message: None }
+            }
+            control::StorePlan::Refused(reason) => {
+                StorePlan { key, status: "refused", reason: reason.to_string(), message: None }
+            }
+        };
+        Ok(chunks.into_iter().zip(plans).map(plan).collect())
+    }
+
+    /// Plans a load; each chunk is pinned until its `finish`.
+    fn plan_load(&self, keys: &Bound<'_, PyAny>) -> PyResult<Vec<LoadPlan>> {
+        let keys = from_bytes(keys)?;
+        let plans = self.control.plan_load(&keys);
+        let plan = |(key, plan): (ChunkKey, Option<Plan>)| match plan {
+            Some(plan) => {
+                LoadPlan { key, status: "read", reason: String::new(), message: Some(plan.encode().to_vec()) }
+            }
+            None => LoadPlan { key, status: "miss", reason: Reason::NotThere.to_string(), message: None },
+        };
+        Ok(keys.into_iter().zip(plans).map(plan).collect())
+    }
+
+    /// Takes a mover's result for a message. False when that message was finished before.
+    #[pyo3(signature = (message, status, reason=""))]
+    fn finish(&self, py: Python<'_>, message: &[u8], status: &str, reason: &str) -> PyResult<bool> {
+        let ticket = decode(py, message)?.ticket;
+        let is_store = self.control.is_writing(ticket);
+        match (status, is_store) {
+            ("written" | "failed", true) => {
+                match py.detach(|| self.control.finish_store(ticket, status == "written")) {
+                    Ok(()) => Ok(true),
+                    Err(Reason::Unknown) => Ok(false),
+                    Err(reason) => Err(crate::error::raise(
+                        py,
+                        &forebay::Error::new(
+                            forebay::ErrorKind::Io,
+                            format!("a chunk was written but could not be committed: {reason}"),
+                        ),
+                    )),
+                }
+            }
+            ("loaded", _) => Ok(self.control.finish_load(ticket, LoadStatus::Loaded, None)),
+            ("miss", _) => Ok(self.control.finish_load(ticket, LoadStatus::Miss, None)),
+            ("failed", false) => {
+                // The code of a reason stands at its front.
+                let reason = reason.strip_prefix("io: ").map(|detail| Reason::Io(detail.into()));
+                Ok(self.control.finish_load(ticket, LoadStatus::Failed, reason.as_ref()))
+            }
+            ("written", false) => Ok(false),
+            _ => Err(argument(py, format!("{status:?} is no result: it is written, loaded, miss or failed"))),
+        }
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let out = PyDict::new(py);
+        stats::control(&out, &self.control.stats())?;
+        Ok(out)
+    }
+
+    /// Writes a checkpoint and takes no more plans.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.control.close());
+    }
+}
+
+/// A chunk's message, how it ended and why.
+type End = (Vec<u8>, &'static str, String);
+
+/// Chunks a mover is working on.
+#[pyclass(module = "forebay", frozen)]
+pub(crate) struct Transfer {
+    batch: Arc<Batch<End>>,
+}
+
+#[pymethods]
+impl Transfer {
+    fn done(&self) -> bool {
+        self.batch.is_done()
+    }
+
+    /// Whether no engine memory is read or written any more.
+    fn released(&self) -> bool {
+        self.batch.is_released()
+    }
+
+    fn wait_released(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout = seconds(py, Some(timeout))?;
+        let released = interruptible(py, timeout, |slice| self.batch.wait_released(slice).then_some(()))?;
+        Ok(released.is_some())
+    }
+
+    /// The chunks that ended since the last call.
+    fn poll<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, &'static str, String)> {
+        let ends = self.batch.poll().into_iter();
+        ends.map(|(message, status, reason)| (PyBytes::new(py, &message), status, reason)).collect()
+    }
+
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        let timeout = seconds(py, timeout)?;
+        match interruptible(py, timeout, |slice| self.batch.wait(Some(slice)))? {
+            Some(_) => Ok(()),
+            None => Err(pyo3::exceptions::PyTimeoutError::new_err("chunks are still under way")),
+        }
+    }
+
+    fn cancel(&self) {
+        self.batch.cancel();
+    }
+}
+
+/// The doing half.
+#[pyclass(module = "forebay", frozen)]
+pub(crate) struct Mover {
+    mover: Mutex<Option<Arc<forebay::Mover>>>,
+}
+
+impl Mover {
+    fn open_mover(&self, py: Python<'_>) -> PyResult<Arc<forebay::Mover>> {
+        self.mover.lock().clone().ok_or_else(|| closed(py))
+    }
+}
+
+#[pymethods]
+impl Mover {
+    #[new]
+    fn new(py: Python<'_>, config: &Config, chunk_bytes: u64) -> PyResult<Self> {
+        let config = &config.resolved.config;
+        let start = || {
+            let directory = config.local_disk.clone().unwrap_or_default();
+            let file = OsBlockFile::open(&data_path(&directory), config.disk_direct_io == DirectIo::Auto)?;
+            forebay::Mover::start(config, chunk_bytes, Arc::new(file))
+        };
+        let mover = py.detach(start).map_err(|error| raise(py, &error))?;
+        Ok(Self { mover: Mutex::new(Some(Arc::new(mover))) })
+    }
+
+    /// Writes chunks: `sources` are buffers, `PagedChunk`s or objects with `fill(memoryview)`.
+    fn store(
+        &self,
+        py: Python<'_>,
+        messages: Vec<Vec<u8>>,
+        sources: &Bound<'_, PyAny>,
+    ) -> PyResult<Transfer> {
+        let mover = self.open_mover(py)?;
+        let (plans, memories) = pair(py, &messages, sources, source)?;
+        let batch = Batch::new(plans.len());
+        for (index, (plan, memory)) in plans.into_iter().zip(memories).enumerate() {
+            let ends = Arc::clone(&batch);
+            let answer = move |plan: Plan, verdict: Verdict| {
+                let (status, reason) = match verdict {
+                    Ok(()) => ("written", String::new()),
+                    Err(reason) => ("failed", reason.to_string()),
+                };
+                ends.end(index, (plan.encode().to_vec(), status, reason));
+            };
+            mover.store(Job::new(&batch, plan, memory, answer));
+        }
+        Ok(Transfer { batch })
+    }
+
+    /// Reads chunks: `sinks` are writable buffers, `PagedChunk`s or objects with `drain(memoryview)`.
+    fn load(&self, py: Python<'_>, messages: Vec<Vec<u8>>, sinks: &Bound<'_, PyAny>) -> PyResult<Transfer> {
+        let mover = self.open_mover(py)?;
+        let (plans, memories) = pair(py, &messages, sinks, sink)?;
+        let batch = Batch::new(plans.len());
+        for (index, (plan, memory)) in plans.into_iter().zip(memories).enumerate() {
+            let ends = Arc::clone(&batch);
+            let answer = move |plan: Plan, verdict: Verdict| {
+                let (status, reason) = load_status(verdict);
+                let reason = reason.map(|reason| reason.to_string()).unwrap_or_default();
+                ends.end(index, (plan.encode().to_vec(), status.name(), reason));
+            };
+            mover.load(Job::new(&batch, plan, memory, answer));
+        }
+        Ok(Transfer { batch })
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let out = PyDict::new(py);
+        stats::mover(&out, &self.open_mover(py)?.stats())?;
+        Ok(out)
+    }
+
+    /// Finishes what is under way for at most `timeout` seconds, ends the rest, and closes. Once is enough.
+    #[pyo3(signature = (timeout=10.0))]
+    fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        let timeout = seconds(py, Some(timeout))?.unwrap_or(Duration::MAX / 4);
+        let mover = self.mover.lock().take();
+        py.detach(|| {
+            if let Some(mover) = mover {
+                mover.close(timeout);
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Drop for Mover {
+    fn drop(&mut self) {
+        // A thread of the mover may want the GIL to finish a copy: do not wait for it while holding it.
+        if let Some(mover) = self.mover.lock().take() {
+            Python::attach(|py| py.detach(|| drop(mover)));
+        }
+    }
+}
+
+/// Messages as plans, each with its memory.
+fn pair<M: ?Sized>(
+    py: Python<'_>,
+    messages: &[Vec<u8>],
+    memories: &Bound<'_, PyAny>,
+    convert: fn(&Bound<'_, PyAny>, usize) -> PyResult<Box<M>>,
+) -> PyResult<(Vec<Plan>, Vec<Box<M>>)> {
+    let plans: Vec<Plan> = messages.iter().map(|message| decode(py, message)).collect::<PyResult<_>>()?;
+    let mut converted = Vec::with_capacity(plans.len());
+    for (memory, plan) in memories.try_iter()?.zip(&plans) {
+        converted.push(convert(&memory?, plan.record.length as usize)?);
+    }
+    if converted.len() != plans.len() || memories.len()? != plans.len() {
+        return Err(argument(py, format!("{} messages but not as many memories", plans.len())));
+    }
+    Ok((plans, converted))
+}

@@ -1,0 +1,202 @@
+"""Types of the native module. Sizes are bytes unless a name says otherwise; keys are 32 bytes."""
+
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+from typing_extensions import Buffer, Self
+
+__version__: str
+
+def run_cli(arguments: list[str]) -> int: ...
+
+class Error(Exception):
+    """Base of every exception this package raises; `kind` is a stable short name of what went wrong."""
+
+    kind: str
+
+class Config:
+    """Settings by the names LMCache's users know (sizes in GiB). Bad input raises `Error`, naming key and remedy."""
+
+    def __init__(self, **keys: Any) -> None: ...
+    @staticmethod
+    def load(path: str | None = None, **keys: Any) -> Config:
+        """File (if any), then environment (`FOREBAY_*`, else `LMCACHE_*`), then `keys`; later ones win."""
+    def to_dict(self) -> dict[str, Any]: ...
+    @property
+    def warnings(self) -> list[str]: ...
+
+class Namespace:
+    """Whose bytes a chunk holds. Every field takes part in every key."""
+
+    def __init__(
+        self,
+        model: str,
+        revision: str = "",
+        kv_dtype: str = "",
+        layout: str = "",
+        tp_rank: int = 0,
+        tp_size: int = 1,
+        pp_rank: int = 0,
+        pp_size: int = 1,
+        salt: str = "",
+    ) -> None: ...
+    @property
+    def digest(self) -> bytes:
+        """32 bytes; the first 8 stand at the front of every chunk key of this namespace."""
+
+def chunk_keys(
+    tokens: Sequence[int] | Buffer,
+    chunk_size: int = 256,
+    namespace: Namespace = ...,
+    extra: Sequence[bytes] | None = None,
+) -> list[bytes]:
+    """Keys of the whole chunks of a prompt, in order. A trailing part of a chunk has no key.
+
+    `extra` are further things the content depends on (LoRA, image hashes, a request's salt)."""
+
+def chunk_keys_from_blocks(
+    block_hashes: Sequence[bytes], blocks_per_chunk: int, namespace: Namespace
+) -> list[bytes]:
+    """Keys from an engine's own chained block hashes (vLLM's), `blocks_per_chunk` of them to a chunk."""
+
+class StoreOutcome:
+    key: bytes
+    status: Literal["stored", "present", "refused", "failed"]
+    reason: str
+    tiers: dict[str, str]
+
+class LoadOutcome:
+    key: bytes
+    status: Literal["loaded", "miss", "failed"]
+    reason: str
+    tier: str | None
+
+class Handle(Awaitable[list[Any]]):
+    """A batch under way. Waiting for it gives one outcome a chunk, in the order of the keys."""
+
+    def done(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> list[Any]:
+        """Raises `TimeoutError` after `timeout` seconds; the batch goes on."""
+    def cancel(self) -> None:
+        """Ends what has not begun as "failed" (reason "cancelled")."""
+    def __await__(self) -> Generator[Any, None, list[Any]]: ...
+    def _on_done(self, then: Callable[[], object]) -> None: ...
+
+class Lookup:
+    """The answer to a lookup; its chunks stay pinned until it is released (or the block ends)."""
+
+    chunks: int
+    status: Literal["hit", "miss", "pending", "busy"]
+    def release(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+class Cache:
+    """Catalog and mover in one process."""
+
+    def __init__(self, config: Config, chunk_bytes: int, namespace: Namespace | None = None) -> None: ...
+    def store(
+        self,
+        keys: Sequence[bytes],
+        buffers: Sequence[Buffer],
+        on_complete: Callable[[bytes, StoreOutcome], object] | None = None,
+        parent: bytes | None = None,
+    ) -> Handle: ...
+    def lookup(self, keys: Sequence[bytes]) -> Lookup: ...
+    def load(
+        self,
+        keys: Sequence[bytes],
+        buffers: Sequence[Buffer],
+        on_complete: Callable[[bytes, LoadOutcome], object] | None = None,
+    ) -> Handle: ...
+    def stats(self) -> dict[str, Any]: ...
+    def close(self, timeout: float = 10.0) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+class StorePlan:
+    key: bytes
+    status: Literal["write", "present", "refused"]
+    reason: str
+    message: bytes | None
+    """What the mover needs, when the status is "write"."""
+
+class LoadPlan:
+    key: bytes
+    status: Literal["read", "miss"]
+    reason: str
+    message: bytes | None
+
+class ControlPlane:
+    """The deciding half: owns the directory (lock, journal, index). For an engine's scheduler process."""
+
+    def __init__(self, config: Config, chunk_bytes: int, namespace: Namespace | None = None) -> None: ...
+    def lookup(self, keys: Sequence[bytes]) -> Lookup: ...
+    def plan_store(
+        self, keys: Sequence[bytes], length: int, parent: bytes | None = None
+    ) -> list[StorePlan]:
+        """`keys` follow each other in a prompt; `parent` is the chunk before the first of them.
+        Every "write" must be answered by one `finish`."""
+    def plan_load(self, keys: Sequence[bytes]) -> list[LoadPlan]:
+        """Pins each chunk until its `finish`."""
+    def finish(self, message: bytes, status: str, reason: str = "") -> bool:
+        """Takes a mover's result: "written", "loaded", "miss" or "failed". Commits, aborts, unpins or drops.
+        False when that message was finished before. After "written" returns True the chunk is committed."""
+    def stats(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+class Source(Protocol):
+    """Engine memory of any kind (a GPU's): called on a forebay thread, with the GIL. The view is a staging slot, lent
+    for the call: what is made from it (a tensor, an array) must not be used after the call has returned."""
+
+    def fill(self, view: memoryview) -> None: ...
+
+class Sink(Protocol):
+    def drain(self, view: memoryview) -> None: ...
+
+class PagedMemory:
+    """Host KV memory of an engine: `layers` runs of `blocks` pages. Page (l, b) is the `page_bytes` bytes at
+    `address + layer_offsets[l] + b * block_stride`. `owner` is kept alive for as long as this or a transfer is."""
+
+    def __init__(
+        self,
+        owner: object,
+        address: int,
+        size: int,
+        layer_offsets: Sequence[int],
+        block_stride: int,
+        page_bytes: int,
+    ) -> None: ...
+    def chunk(self, block_ids: Sequence[int]) -> PagedChunk:
+        """The pages of these blocks, layer by layer. A block of -1 is not written to by a load (stores refuse it)."""
+
+class PagedChunk:
+    def __len__(self) -> int: ...
+
+class Transfer:
+    """Chunks a mover is working on."""
+
+    def done(self) -> bool: ...
+    def released(self) -> bool:
+        """True once no engine memory is read or written any more (a store's disk writes may still go on)."""
+    def wait_released(self, timeout: float) -> bool: ...
+    def poll(self) -> list[tuple[bytes, str, str]]:
+        """(message, status, reason) of the chunks that ended since the last call."""
+    def wait(self, timeout: float | None = None) -> None: ...
+    def cancel(self) -> None:
+        """Ends what has not begun as "failed" (reason "cancelled"). Does not wait."""
+
+class Mover:
+    """The doing half: staging buffer and I/O, for an engine's worker process. The directory must be open in a
+    `ControlPlane` (of this or another process)."""
+
+    def __init__(self, config: Config, chunk_bytes: int) -> None: ...
+    def store(self, messages: Sequence[bytes], sources: Sequence[Buffer | PagedChunk | Source]) -> Transfer: ...
+    def load(self, messages: Sequence[bytes], sinks: Sequence[Buffer | PagedChunk | Sink]) -> Transfer: ...
+    def stats(self) -> dict[str, Any]: ...
+    def close(self, timeout: float = 10.0) -> None: ...

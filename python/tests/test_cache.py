@@ -1,0 +1,248 @@
+"""The Python façade: the names others script against, and what each promises."""
+
+import asyncio
+import logging
+import threading
+
+import forebay
+import numpy as np
+import pytest
+
+CHUNK = 64 << 10
+GIB = 1 << 30
+WAIT_S = 60
+
+
+def config(directory, slots=4, **more):
+    keys = {
+        "local_disk": str(directory),
+        "max_local_disk_size": (64 << 20) / GIB,
+        "local_cpu": False,
+        "use_only_staging_buffer": True,
+        "max_local_cpu_size": slots * CHUNK / GIB,
+        "disk_min_free_size": 0,
+    }
+    return forebay.Config(**{**keys, **more})
+
+
+def prompt(first_token, chunks):
+    return forebay.chunk_keys([first_token, *range(chunks * 4 - 1)], 4, forebay.Namespace(model="test"))
+
+
+def payload(key):
+    return np.random.default_rng(list(key)).integers(0, 256, CHUNK, dtype=np.uint8).tobytes()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    with forebay.Cache(config(tmp_path), chunk_bytes=CHUNK) as cache:
+        yield cache
+
+
+def test_what_was_stored_is_found_and_loaded(cache):
+    keys = prompt(1, 10)
+    outcomes = cache.store(keys, [payload(key) for key in keys]).wait(WAIT_S)
+    assert [(outcome.key, outcome.status, outcome.reason) for outcome in outcomes] == [
+        (key, "stored", "") for key in keys
+    ]
+    assert all(outcome.tiers == {"disk": "stored"} for outcome in outcomes)
+    with cache.lookup([*keys, *prompt(2, 1)]) as hit:
+        assert (hit.status, hit.chunks) == ("hit", 10)
+        buffers = [bytearray(CHUNK) for _ in keys]
+        outcomes = cache.load(keys[: hit.chunks], buffers).wait(WAIT_S)
+    assert [(outcome.status, outcome.tier) for outcome in outcomes] == [("loaded", "disk")] * 10
+    assert [bytes(buffer) for buffer in buffers] == [payload(key) for key in keys]
+    assert cache.stats()["open_tickets"] == 0
+
+
+def test_a_miss_is_a_miss(cache):
+    keys = prompt(1, 2)
+    lookup = cache.lookup(keys)
+    assert (lookup.status, lookup.chunks) == ("miss", 0)
+    outcome = cache.load(keys[:1], [bytearray(CHUNK)]).wait(WAIT_S)[0]
+    assert (outcome.status, outcome.reason, outcome.tier) == ("miss", "not there", None)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: np.arange(CHUNK // 4, dtype=np.float32),
+        lambda: np.arange(CHUNK // 8, dtype=np.int64).reshape(8, -1),
+        lambda: memoryview(bytearray(range(256)) * (CHUNK // 256)),
+        lambda: bytes(CHUNK),
+    ],
+)
+def test_any_contiguous_buffer_serves(cache, make):
+    keys = prompt(1, 1)
+    assert cache.store(keys, [make()]).wait(WAIT_S)[0].status == "stored"
+    back = np.zeros(CHUNK, dtype=np.uint8)
+    assert cache.load(keys, [back]).wait(WAIT_S)[0].status == "loaded"
+    assert back.tobytes() == memoryview(make()).tobytes()
+
+
+def test_a_store_of_what_is_there_is_present(cache):
+    keys = prompt(1, 3)
+    data = [payload(key) for key in keys]
+    cache.store(keys, data).wait(WAIT_S)
+    assert [outcome.status for outcome in cache.store(keys, data).wait(WAIT_S)] == ["present"] * 3
+
+
+def test_on_complete_is_called_once_a_chunk_before_the_handle_is_done(cache):
+    keys = prompt(1, 20)
+    calls = []
+    outcomes = cache.store(
+        keys, [payload(key) for key in keys], lambda key, outcome: calls.append((key, outcome.status))
+    )
+    outcomes = outcomes.wait(WAIT_S)
+    assert sorted(calls) == sorted((outcome.key, outcome.status) for outcome in outcomes)
+    calls.clear()
+    cache.load(
+        keys, [bytearray(CHUNK) for _ in keys], lambda key, outcome: calls.append((key, outcome.status))
+    ).wait(WAIT_S)
+    assert sorted(calls) == sorted((key, "loaded") for key in keys)
+
+
+def test_a_callback_that_raises_is_logged_and_costs_nothing(cache, caplog):
+    def broken(key, outcome):
+        raise RuntimeError("a broken callback")
+
+    keys = prompt(1, 3)
+    with caplog.at_level(logging.ERROR, logger="forebay"):
+        outcomes = cache.store(keys, [payload(key) for key in keys], broken).wait(WAIT_S)
+    assert [outcome.status for outcome in outcomes] == ["stored"] * 3
+    assert sum("on_complete" in record.message for record in caplog.records) == 3
+    assert "a broken callback" in caplog.text
+
+
+def test_a_handle_can_be_awaited(cache):
+    async def run():
+        keys = prompt(1, 5)
+        stored = await cache.store(keys, [payload(key) for key in keys])
+        buffers = [bytearray(CHUNK) for _ in keys]
+        loaded = await cache.load(keys, buffers)
+        again = await asyncio.gather(*(wrap(cache.store(keys, buffers)) for _ in range(4)))
+        return stored, loaded, again
+
+    async def wrap(handle):
+        return await handle
+
+    stored, loaded, again = asyncio.run(run())
+    assert {outcome.status for outcome in stored} == {"stored"}
+    assert {outcome.status for outcome in loaded} == {"loaded"}
+    assert {outcome.status for outcomes in again for outcome in outcomes} == {"present"}
+
+
+def test_a_wait_that_is_too_short_times_out_and_the_batch_goes_on(tmp_path):
+    with forebay.Cache(config(tmp_path, slots=2), chunk_bytes=CHUNK) as cache:
+        keys = prompt(1, 500)
+        handle = cache.store(keys, [payload(key) for key in keys])
+        with pytest.raises(TimeoutError):
+            handle.wait(0)
+        assert len(handle.wait(WAIT_S)) == 500
+        assert handle.done()
+
+
+def test_a_lookup_pins_until_it_is_released(tmp_path):
+    with forebay.Cache(config(tmp_path, max_local_disk_size=(4 << 20) / GIB), chunk_bytes=CHUNK) as cache:
+        pinned = prompt(1, 5)
+        cache.store(pinned, [payload(key) for key in pinned]).wait(WAIT_S)
+        with cache.lookup(pinned):
+            for number in range(2, 30):
+                keys = prompt(number, 5)
+                cache.store(keys, [payload(key) for key in keys]).wait(WAIT_S)
+            assert cache.stats()["evictions"] > 50
+            outcomes = cache.load(pinned, [bytearray(CHUNK) for _ in pinned]).wait(WAIT_S)
+            assert {outcome.status for outcome in outcomes} == {"loaded"}
+        assert cache.stats()["open_tickets"] == 0
+
+
+def test_it_comes_back_after_a_restart(tmp_path):
+    keys = prompt(1, 10)
+    for status in ["stored", "present", "present"]:
+        with forebay.Cache(config(tmp_path), chunk_bytes=CHUNK) as cache:
+            outcomes = cache.store(keys, [payload(key) for key in keys]).wait(WAIT_S)
+            assert {outcome.status for outcome in outcomes} == {status}
+
+
+def test_many_threads_share_a_cache_of_two_slots(tmp_path):
+    wrong = []
+    with forebay.Cache(config(tmp_path, slots=2), chunk_bytes=CHUNK) as cache:
+
+        def work(number):
+            keys = prompt(number % 3, 30)
+            cache.store(keys, [payload(key) for key in keys]).wait(WAIT_S)
+            with cache.lookup(keys) as hit:
+                buffers = [bytearray(CHUNK) for _ in range(hit.chunks)]
+                outcomes = cache.load(keys[: hit.chunks], buffers).wait(WAIT_S)
+            wrong.extend(outcome for outcome in outcomes if outcome.status != "loaded")
+            wrong.extend(
+                key for key, buffer in zip(keys, buffers, strict=True) if bytes(buffer) != payload(key)
+            )
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert wrong == []
+        stats = cache.stats()
+        assert (stats["staging_in_use"], stats["open_tickets"]) == (0, 0)
+        assert stats["staging_in_use_max"] <= 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda cache: cache.store(prompt(1, 1), [bytes(CHUNK + 1)]), "larger than chunk_bytes"),
+        (lambda cache: cache.store(prompt(1, 2), [bytes(CHUNK)]), "2 keys but 1 buffers"),
+        (lambda cache: cache.store([b"short"], [bytes(CHUNK)]), "32 bytes"),
+        (lambda cache: cache.load(prompt(1, 1), [bytes(CHUNK)]), "writable"),
+        (
+            lambda cache: cache.store(prompt(1, 1), [np.zeros((8, CHUNK), dtype=np.uint8)[:, :1]]),
+            "contiguous",
+        ),
+        (lambda cache: cache.store(prompt(1, 1), ["text"]), "buffer"),
+        (lambda cache: forebay.chunk_keys([1, 2], 0), "chunk_size"),
+        (lambda cache: forebay.chunk_keys([-1] * 8, 4), "token id"),
+    ],
+)
+def test_a_bad_argument_is_refused_by_name(cache, call, message):
+    with pytest.raises(forebay.Error, match=message) as caught:
+        call(cache)
+    assert caught.value.kind == "argument"
+    assert cache.stats()["chunks"] == 0
+
+
+def test_a_directory_in_use_is_refused_with_its_owner(tmp_path, cache):
+    directory = cache  # the fixture owns its own directory: open that one again
+    assert directory is not None
+    with forebay.Cache(config(tmp_path / "a"), chunk_bytes=CHUNK):
+        with pytest.raises(forebay.Error, match="in use by process") as caught:
+            forebay.Cache(config(tmp_path / "a"), chunk_bytes=CHUNK)
+        assert caught.value.kind == "locked"
+
+
+def test_a_closed_cache_says_so(tmp_path):
+    cache = forebay.Cache(config(tmp_path), chunk_bytes=CHUNK)
+    cache.close()
+    cache.close()
+    with pytest.raises(forebay.Error, match="closed"):
+        cache.lookup(prompt(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"max_local_cpu_sise": 1}, "max_local_cpu_size"),
+        ({"max_local_disk_size": "large"}, "max_local_disk_size"),
+        ({"max_local_disk_size": 0}, "max_local_disk_size"),
+        ({"max_local_cpu_size": -1}, "max_local_cpu_size"),
+        ({"chunk_size": 0}, "chunk_size"),
+        ({"local_disk": None}, "local_disk"),
+        ({"max_local_cpu_size": CHUNK / GIB}, "max_local_cpu_size"),
+    ],
+)
+def test_a_bad_configuration_is_refused_by_key(tmp_path, keys, message):
+    with pytest.raises(forebay.Error, match=message) as caught:
+        forebay.Cache(config(tmp_path, **keys), chunk_bytes=CHUNK)
+    assert caught.value.kind == "config"
