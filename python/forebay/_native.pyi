@@ -2,9 +2,9 @@
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer
 
 __version__: str
 
@@ -55,9 +55,7 @@ def chunk_keys(
 
     `extra` are further things the content depends on (LoRA, image hashes, a request's salt)."""
 
-def chunk_keys_from_blocks(
-    block_hashes: Sequence[bytes], blocks_per_chunk: int, namespace: Namespace
-) -> list[bytes]:
+def chunk_keys_from_blocks(block_hashes: Sequence[bytes], blocks_per_chunk: int, namespace: Namespace) -> list[bytes]:
     """Keys from an engine's own chained block hashes (vLLM's), `blocks_per_chunk` of them to a chunk."""
 
 class StoreOutcome:
@@ -137,9 +135,7 @@ class ControlPlane:
 
     def __init__(self, config: Config, chunk_bytes: int, namespace: Namespace | None = None) -> None: ...
     def lookup(self, keys: Sequence[bytes]) -> Lookup: ...
-    def plan_store(
-        self, keys: Sequence[bytes], length: int, parent: bytes | None = None
-    ) -> list[StorePlan]:
+    def plan_store(self, keys: Sequence[bytes], length: int, parent: bytes | None = None) -> list[StorePlan]:
         """`keys` follow each other in a prompt; `parent` is the chunk before the first of them.
         Every "write" must be answered by one `finish`."""
     def plan_load(self, keys: Sequence[bytes]) -> list[LoadPlan]:
@@ -189,11 +185,12 @@ class Transfer:
         """(message, status, reason) of the chunks that ended since the last call."""
     def wait(self, timeout: float | None = None) -> None: ...
     def cancel(self) -> None:
-        """Ends what has not begun as "failed" (reason "cancelled"). Does not wait."""
+        """Ends what has not begun as "failed" (reason "cancelled") and lets go of its memory. What has begun lets
+        go of it when its copy is done, a load at the latest after `load_timeout_s`. Does not wait."""
 
 class Mover:
-    """The doing half: staging buffer and I/O, for an engine's worker process. The directory must be open in a
-    `ControlPlane` (of this or another process)."""
+    """The doing half: staging buffer and I/O, for an engine's worker process. By its first transfer the directory
+    must be open in a `ControlPlane` (of this or another process), whose messages it carries out."""
 
     def __init__(self, config: Config, chunk_bytes: int) -> None: ...
     def store(self, messages: Sequence[bytes], sources: Sequence[Buffer | PagedChunk | Source]) -> Transfer: ...

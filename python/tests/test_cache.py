@@ -4,9 +4,10 @@ import asyncio
 import logging
 import threading
 
-import forebay
 import numpy as np
 import pytest
+
+import forebay
 
 CHUNK = 64 << 10
 GIB = 1 << 30
@@ -96,9 +97,9 @@ def test_on_complete_is_called_once_a_chunk_before_the_handle_is_done(cache):
     outcomes = outcomes.wait(WAIT_S)
     assert sorted(calls) == sorted((outcome.key, outcome.status) for outcome in outcomes)
     calls.clear()
-    cache.load(
-        keys, [bytearray(CHUNK) for _ in keys], lambda key, outcome: calls.append((key, outcome.status))
-    ).wait(WAIT_S)
+    cache.load(keys, [bytearray(CHUNK) for _ in keys], lambda key, outcome: calls.append((key, outcome.status))).wait(
+        WAIT_S
+    )
     assert sorted(calls) == sorted((key, "loaded") for key in keys)
 
 
@@ -175,9 +176,7 @@ def test_many_threads_share_a_cache_of_two_slots(tmp_path):
                 buffers = [bytearray(CHUNK) for _ in range(hit.chunks)]
                 outcomes = cache.load(keys[: hit.chunks], buffers).wait(WAIT_S)
             wrong.extend(outcome for outcome in outcomes if outcome.status != "loaded")
-            wrong.extend(
-                key for key, buffer in zip(keys, buffers, strict=True) if bytes(buffer) != payload(key)
-            )
+            wrong.extend(key for key, buffer in zip(keys, buffers, strict=True) if bytes(buffer) != payload(key))
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
         for thread in threads:

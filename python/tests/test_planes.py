@@ -2,9 +2,10 @@
 
 import pickle
 
-import forebay
 import numpy as np
 import pytest
+
+import forebay
 
 LAYERS, BLOCKS, PAGE = 3, 16, 4096
 BLOCKS_PER_CHUNK = 2
@@ -72,9 +73,7 @@ def test_pages_are_gathered_and_scattered(planes):
     plans = control.plan_load(chunk_keys)
     lookup.release()
     # Other blocks than they came from, and one page that the engine has already.
-    transfer = mover.load(
-        [plan.message for plan in plans], [pages(back).chunk([5, 6]), pages(back).chunk([-1, 7])]
-    )
+    transfer = mover.load([plan.message for plan in plans], [pages(back).chunk([5, 6]), pages(back).chunk([-1, 7])])
     transfer.wait(WAIT_S)
     for message, status, reason in transfer.poll():
         assert (status, reason) == ("loaded", "")
@@ -131,9 +130,9 @@ def test_memory_that_fails_fails_its_chunk(planes):
 
 def test_pages_outside_the_memory_are_refused():
     memory = random_memory(3)
-    with pytest.raises(ValueError, match="block 16"):
+    with pytest.raises(forebay.Error, match="block 16"):
         pages(memory).chunk([16])
-    with pytest.raises(ValueError, match="block -2"):
+    with pytest.raises(forebay.Error, match="block -2"):
         pages(memory).chunk([-2])
 
 

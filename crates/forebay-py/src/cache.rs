@@ -102,7 +102,7 @@ impl Cache {
         });
         let chunks = keys.into_iter().zip(sources).collect();
         let batch = py.detach(|| cache.store(chunks, parent, told)).map_err(|error| raise(py, &error))?;
-        Ok(Handle::store(batch))
+        Ok(Handle::store(cache, batch))
     }
 
     /// How much of this prompt is there.
@@ -128,7 +128,8 @@ impl Cache {
             Arc::new(move |outcome| tell(&callback, outcome.key.as_bytes(), LoadOutcome(outcome.clone())))
         });
         let chunks = keys.into_iter().zip(sinks).collect();
-        Ok(Handle::load(py.detach(|| cache.load(chunks, told))))
+        let batch = py.detach(|| cache.load(chunks, told));
+        Ok(Handle::load(cache, batch))
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

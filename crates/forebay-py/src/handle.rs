@@ -91,22 +91,25 @@ enum Either {
 
 /// A batch under way.
 #[pyclass(module = "forebay", frozen)]
-pub(crate) struct Handle(Either);
+pub(crate) struct Handle {
+    batch: Either,
+    cache: Arc<forebay::Cache>,
+}
 
 impl Handle {
-    pub(crate) fn store(batch: Arc<Batch<forebay::StoreOutcome>>) -> Self {
-        Self(Either::Store(batch))
+    pub(crate) fn store(cache: Arc<forebay::Cache>, batch: Arc<Batch<forebay::StoreOutcome>>) -> Self {
+        Self { batch: Either::Store(batch), cache }
     }
 
-    pub(crate) fn load(batch: Arc<Batch<forebay::LoadOutcome>>) -> Self {
-        Self(Either::Load(batch))
+    pub(crate) fn load(cache: Arc<forebay::Cache>, batch: Arc<Batch<forebay::LoadOutcome>>) -> Self {
+        Self { batch: Either::Load(batch), cache }
     }
 }
 
 #[pymethods]
 impl Handle {
     fn done(&self) -> bool {
-        match &self.0 {
+        match &self.batch {
             Either::Store(batch) => batch.is_done(),
             Either::Load(batch) => batch.is_done(),
         }
@@ -116,7 +119,7 @@ impl Handle {
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<Py<PyAny>>> {
         let timeout = seconds(py, timeout)?;
-        match &self.0 {
+        match &self.batch {
             Either::Store(batch) => {
                 finished(py, interruptible(py, timeout, |slice| batch.wait(Some(slice)))?, StoreOutcome)
             }
@@ -126,11 +129,11 @@ impl Handle {
         }
     }
 
-    fn cancel(&self) {
-        match &self.0 {
-            Either::Store(batch) => batch.cancel(),
-            Either::Load(batch) => batch.cancel(),
-        }
+    fn cancel(&self, py: Python<'_>) {
+        py.detach(|| match &self.batch {
+            Either::Store(batch) => self.cache.cancel(batch),
+            Either::Load(batch) => self.cache.cancel(batch),
+        });
     }
 
     /// Calls `then()` on a thread of forebay's when all chunks have ended; at once if they have.
@@ -142,7 +145,7 @@ impl Handle {
                 }
             });
         };
-        py.detach(|| match &self.0 {
+        py.detach(|| match &self.batch {
             Either::Store(batch) => batch.on_done(then),
             Either::Load(batch) => batch.on_done(then),
         });

@@ -86,8 +86,10 @@ pub(crate) fn chunk_keys_from_blocks<'py>(
 fn token_ids(tokens: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     let py = tokens.py();
     let out_of_range = || argument(py, "a token id is an integer from 0 to 4294967295");
-    let is_bytes = tokens.is_instance_of::<PyBytes>();
-    if !is_bytes && let Ok(buffer) = PyUntypedBuffer::get(tokens) {
+    let native = |buffer: &PyUntypedBuffer| !matches!(buffer.format().to_bytes().first(), Some(b'>' | b'!'));
+    if let Ok(buffer) = PyUntypedBuffer::get(tokens)
+        && native(&buffer)
+    {
         if let Ok(typed) = buffer.as_typed::<u32>() {
             return typed.to_vec(py);
         }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use forebay::Regions;
 use forebay::mover::{Observer, Region, Sink, Source};
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -34,6 +33,7 @@ pub(crate) struct PagedChunk {
 impl PagedMemory {
     #[new]
     fn new(
+        py: Python<'_>,
         owner: Py<PyAny>,
         address: usize,
         size: usize,
@@ -43,19 +43,17 @@ impl PagedMemory {
     ) -> PyResult<Self> {
         if address == 0 || address.checked_add(size).is_none() || page_bytes == 0 || layer_offsets.is_empty()
         {
-            return Err(PyValueError::new_err(
-                "paged memory needs an address, a page size and at least one layer",
-            ));
+            return Err(argument(py, "paged memory needs an address, a page size and at least one layer"));
         }
         Ok(Self { owner: Arc::new(owner), address, size, layer_offsets, block_stride, page_bytes })
     }
 
     /// The pages of these blocks, layer by layer; -1 stands for a block that a load passes over.
-    fn chunk(&self, block_ids: Vec<i64>) -> PyResult<PagedChunk> {
+    fn chunk(&self, py: Python<'_>, block_ids: Vec<i64>) -> PyResult<PagedChunk> {
         let mut pages = Vec::with_capacity(self.layer_offsets.len() * block_ids.len());
         for &layer in &self.layer_offsets {
             for &block in &block_ids {
-                pages.push((self.page(layer, block)?, self.page_bytes));
+                pages.push((self.page(py, layer, block)?, self.page_bytes));
             }
         }
         Ok(PagedChunk { owner: Arc::clone(&self.owner), pages })
@@ -64,7 +62,7 @@ impl PagedMemory {
 
 impl PagedMemory {
     /// Address of a page; zero for block -1.
-    fn page(&self, layer_offset: usize, block: i64) -> PyResult<usize> {
+    fn page(&self, py: Python<'_>, layer_offset: usize, block: i64) -> PyResult<usize> {
         if block == -1 {
             return Ok(0);
         }
@@ -76,7 +74,7 @@ impl PagedMemory {
             Some(start) if start.checked_add(self.page_bytes).is_some_and(|end| end <= self.size) => {
                 Ok(self.address + start)
             }
-            _ => Err(PyValueError::new_err(format!("block {block} lies outside the memory given"))),
+            _ => Err(argument(py, format!("block {block} lies outside the memory given"))),
         }
     }
 }

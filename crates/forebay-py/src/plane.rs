@@ -8,7 +8,7 @@ use forebay::catalog::Plan;
 use forebay::config::DirectIo;
 use forebay::control;
 use forebay::mover::{Batch, Job, Verdict};
-use forebay::tier::disk::block_file::OsBlockFile;
+use forebay::tier::disk::block_file::LateBlockFile;
 use forebay::tier::disk::directory::data_path;
 use forebay::{ChunkKey, LoadStatus, Reason};
 use parking_lot::Mutex;
@@ -202,6 +202,7 @@ type End = (Vec<u8>, &'static str, String);
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct Transfer {
     batch: Arc<Batch<End>>,
+    mover: Arc<forebay::Mover>,
 }
 
 #[pymethods]
@@ -236,8 +237,8 @@ impl Transfer {
         }
     }
 
-    fn cancel(&self) {
-        self.batch.cancel();
+    fn cancel(&self, py: Python<'_>) {
+        py.detach(|| self.mover.cancel(&self.batch));
     }
 }
 
@@ -260,7 +261,7 @@ impl Mover {
         let config = &config.resolved.config;
         let start = || {
             let directory = config.local_disk.clone().unwrap_or_default();
-            let file = OsBlockFile::open(&data_path(&directory), config.disk_direct_io == DirectIo::Auto)?;
+            let file = LateBlockFile::new(data_path(&directory), config.disk_direct_io == DirectIo::Auto);
             forebay::Mover::start(config, chunk_bytes, Arc::new(file))
         };
         let mover = py.detach(start).map_err(|error| raise(py, &error))?;
@@ -288,7 +289,7 @@ impl Mover {
             };
             mover.store(Job::new(&batch, plan, memory, answer));
         }
-        Ok(Transfer { batch })
+        Ok(Transfer { batch, mover })
     }
 
     /// Reads chunks: `sinks` are writable buffers, `PagedChunk`s or objects with `drain(memoryview)`.
@@ -305,7 +306,7 @@ impl Mover {
             };
             mover.load(Job::new(&batch, plan, memory, answer));
         }
-        Ok(Transfer { batch })
+        Ok(Transfer { batch, mover })
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -174,6 +174,11 @@ impl Cache {
         batch
     }
 
+    /// Ends what has not begun of a batch as cancelled; what has begun goes on to its end.
+    pub fn cancel<T>(&self, batch: &Batch<T>) {
+        self.mover.cancel(batch);
+    }
+
     /// Figures.
     pub fn stats(&self) -> CacheStats {
         CacheStats { control: self.control.stats(), mover: self.mover.stats() }

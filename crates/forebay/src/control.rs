@@ -11,7 +11,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -26,6 +26,9 @@ use crate::outcome::{LoadStatus, Reason};
 use crate::tier::disk::block_file::{BlockFile, OsBlockFile};
 use crate::tier::disk::directory::{Directory, Opened, Settings, data_path};
 use crate::tier::disk::journal::{Journal, write_checkpoint};
+
+/// Between a checkpoint that failed and the next.
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module's documentation.
 pub struct ControlPlane {
@@ -51,6 +54,8 @@ struct State {
     checkpoint_due: bool,
     /// Journal records that no checkpoint covers.
     journal_records: u64,
+    /// Removals that could not be written yet: they go before whatever is written next.
+    unrecorded: Vec<Entry>,
     dirty: bool,
 }
 
@@ -235,6 +240,7 @@ impl ControlPlane {
             closed: false,
             checkpoint_due: journal_records > directory.journal_records_max(),
             journal_records,
+            unrecorded: Vec::new(),
             dirty: false,
         };
         let shared = Arc::new(Shared {
@@ -293,7 +299,8 @@ impl ControlPlane {
         let mut removed = Vec::new();
         let decisions = state.catalog.plan_store(chunks, parent, now_ms(), &mut removed);
         // What was evicted must be gone for good before anything is written over it.
-        let recorded = removed.is_empty() || self.shared.append(&mut state, &removed);
+        let owes_nothing = removed.is_empty() && state.unrecorded.is_empty();
+        let recorded = owes_nothing || self.shared.append(&mut state, &removed);
         decisions
             .into_iter()
             .map(|decision| match decision {
@@ -457,14 +464,16 @@ impl Drop for ControlPlane {
 }
 
 impl Shared {
-    /// Adds to the journal; `false` when that failed.
+    /// Adds to the journal, or to what it owes; `false` when that failed.
     fn append(&self, state: &mut State, entries: &[Entry]) -> bool {
         let limit = self.directory.journal_records_max();
-        let outcome = if state.journal_records + entries.len() as u64 > 2 * limit {
+        let mut owed = std::mem::take(&mut state.unrecorded);
+        owed.extend_from_slice(entries);
+        let outcome = if state.journal_records + owed.len() as u64 > 2 * limit {
             // The keeper does not keep up, or is dead: the directory must not outgrow its capacity for that.
             Err(io::Error::new(io::ErrorKind::StorageFull, "the journal waits for a checkpoint"))
         } else {
-            state.journal.append(entries)
+            state.journal.append(&owed)
         };
         match outcome {
             Ok(()) => {
@@ -472,7 +481,7 @@ impl Shared {
                     tracing::info!("the journal can be written again");
                 }
                 state.dirty = true;
-                state.journal_records += entries.len() as u64;
+                state.journal_records += owed.len() as u64;
                 if state.journal_records > limit && !state.checkpoint_due {
                     state.checkpoint_due = true;
                     self.wake.notify_all();
@@ -480,6 +489,9 @@ impl Shared {
                 true
             }
             Err(error) => {
+                // A put that failed is told as failed; a removal has happened, and is owed.
+                owed.retain(|entry| matches!(entry, Entry::Remove(..)));
+                state.unrecorded = owed;
                 add(&self.counters.journal_errors, 1);
                 if !self.counters.journal_failing.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, directory = %self.directory.path().display(),
@@ -524,12 +536,24 @@ impl Shared {
                 }));
             }
             if checkpoint {
-                self.report(self.checkpoint());
+                let outcome = self.checkpoint();
+                let failed = outcome.is_err();
+                self.report(outcome);
+                if failed {
+                    self.pause();
+                }
             }
             if closed {
                 return;
             }
         }
+    }
+
+    /// Lets a second pass before a checkpoint that failed is tried again, unless the end comes first.
+    fn pause(&self) {
+        let until = Instant::now() + CHECKPOINT_PAUSE;
+        let mut state = self.state.lock();
+        while !state.closed && !self.wake.wait_until(&mut state, until).timed_out() {}
     }
 
     /// Writes down what is committed now, and lets go of the journal before that. The lock is held for the copy

@@ -114,6 +114,38 @@ fn guarantee_1_a_swapped_pair_of_chunks_is_two_misses() {
 }
 
 #[test]
+fn guarantee_1_a_header_is_bound_to_key_generation_length_and_place() {
+    use forebay::catalog::{ChunkRecord, Extent, Extents};
+    use forebay::tier::disk::header::{Corruption, encode, payload_hasher, verify};
+    use std::hash::Hasher;
+
+    let keys = prompt(0, 2);
+    let place = |start| Extents::from_slice(&[Extent { start, blocks: 2 }]).unwrap();
+    let right = ChunkRecord {
+        key: keys[0],
+        parent: keys[1],
+        depth: 1,
+        generation: 7,
+        length: 100,
+        stored_at_ms: 1,
+        extents: place(0),
+    };
+    let mut page = vec![0; 4096];
+    encode(&right, 42, &mut page);
+    assert_eq!(verify(&page, &right), Ok(42));
+    for (other, why) in [
+        (ChunkRecord { key: keys[1], ..right }, Corruption::OtherChunk),
+        (ChunkRecord { generation: 8, ..right }, Corruption::Generation),
+        (ChunkRecord { length: 99, ..right }, Corruption::Header),
+        (ChunkRecord { extents: place(2), ..right }, Corruption::Header),
+    ] {
+        assert_eq!(verify(&page, &other), Err(why));
+        // The payload's checksum is bound to them as well: the same bytes elsewhere have another one.
+        assert_ne!(payload_hasher(&other).finish(), payload_hasher(&right).finish());
+    }
+}
+
+#[test]
 fn guarantee_1_an_older_generation_of_the_same_key_is_a_miss() {
     const LEN: usize = 16 * KIB;
     let home = Home::new(LEN, 4, 16 << 20);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay::{Cache, ChunkKey, LoadStatus, Lookup, StoreOutcome, StoreStatus};
-use support::{Home, KIB, PATIENCE, bytes_of, config, count_right, load, prompt, store_all};
+use support::{Home, KIB, PATIENCE, allocated_bytes, bytes_of, config, count_right, load, prompt, store_all};
 
 const CHUNK: usize = 64 * KIB;
 const DISK: u64 = 256 << 20;
@@ -24,19 +24,23 @@ const PROMPTS_PER_CYCLE: u32 = 9;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, role, directory, first] = &arguments[..]
-        && role == "child"
-    {
-        child(Path::new(directory), first.parse().expect("a number"));
+    if let [_, role, directory, first] = &arguments[..] {
+        let (directory, first) = (Path::new(directory), first.parse().expect("a number"));
+        match role.as_str() {
+            "child" => child(directory, first),
+            "small" => child_of_small_chunks(directory, first),
+            _ => {}
+        }
     }
     // The arguments of a test runner that lists or filters are honoured as far as there is something to.
     if arguments.iter().any(|argument| argument == "--list") {
         return;
     }
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 5] = [
         ("guarantee_6_fifty_kills_lose_nothing_reported", fifty_kills),
         ("guarantee_6_a_lost_journal_is_rebuilt_from_the_headers", lost_journal),
         ("guarantee_6_a_torn_journal_tail_costs_only_itself", torn_tail),
+        ("guarantee_7_many_deaths_leave_no_more_than_the_capacity", many_deaths),
         ("start_up_with_a_hundred_thousand_chunks_takes_under_a_second", start_up),
     ];
     println!("\nrunning {} tests", tests.len());
@@ -65,6 +69,43 @@ fn child(directory: &Path, first: u32) -> ! {
     loop {
         std::thread::park();
     }
+}
+
+const SMALL_DISK: u64 = 8 << 20;
+
+/// Stores as many small chunks as almost fill a journal, says so and waits for its end.
+fn child_of_small_chunks(directory: &Path, first: u32) -> ! {
+    let config = config(directory, CHUNK, 4, SMALL_DISK);
+    let cache = Cache::open(&config, CHUNK as u64, None).expect("the cache opens");
+    for number in first..first + 11 {
+        let keys = prompt(number, 100);
+        let chunks = keys.iter().map(|key| (*key, Box::new(vec![1_u8; 1]) as _)).collect();
+        cache.store(chunks, None, None).expect("stores").wait(Some(PATIENCE));
+    }
+    println!("stored");
+    loop {
+        std::thread::park();
+    }
+}
+
+fn many_deaths() {
+    let directory = tempfile::TempDir::new().unwrap();
+    for death in 0..20 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["small", directory.path().to_str().unwrap(), &(death * 100).to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert_eq!(lines.next().as_deref(), Some("stored"), "death {death}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let bytes = allocated_bytes(directory.path());
+        assert!(bytes <= SMALL_DISK, "{bytes} bytes after {death} deaths");
+    }
+    let cache =
+        Cache::open(&config(directory.path(), CHUNK, 4, SMALL_DISK), CHUNK as u64, None).expect("it opens");
+    assert_eq!(cache.lookup(&prompt(1910, 100)).chunks(), 100);
 }
 
 fn key_of(line: &str) -> ChunkKey {

@@ -275,3 +275,47 @@ fn a_capacity_that_shrinks_keeps_what_still_fits() {
     assert_eq!(count_right(&cache, &keys, CHUNK), kept);
     assert_eq!(cache.stats().control.corrupt, 0);
 }
+
+#[test]
+fn a_directory_with_somebody_elses_data_is_refused_and_left_alone() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let theirs = vec![b'x'; 1 << 20];
+    std::fs::write(home.data(), &theirs).unwrap();
+    let error = Cache::open(&home.config, CHUNK as u64, None).err().expect("refused");
+    assert_eq!(error.kind(), ErrorKind::Format);
+    assert!(error.to_string().contains("not Forebay's"), "{error}");
+    assert!(std::fs::read(home.data()).unwrap() == theirs, "their file was changed");
+}
+
+#[test]
+fn a_data_file_that_is_lost_leaves_no_ghosts() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let keys = prompt(0, 6);
+    store_all(&home.open(), &keys, CHUNK);
+    std::fs::remove_file(home.data()).unwrap();
+    for _ in 0..2 {
+        let cache = home.open();
+        assert_eq!((cache.lookup(&keys).chunks(), cache.stats().control.chunks), (0, 0));
+    }
+    let cache = home.open();
+    store_all(&cache, &keys, CHUNK);
+    assert_eq!(cache.stats().control.corrupt, 0);
+}
+
+#[test]
+fn a_lock_that_a_forked_child_inherited_ends_with_its_owner() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let cache = home.open();
+    // A second descriptor of the same lock, as a child has between fork and exec.
+    let fd = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| std::fs::read_link(path).is_ok_and(|to| to == home.path("LOCK")))
+        .expect("the lock is open");
+    let fd: i32 = fd.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    // SAFETY: the descriptor is open for as long as the cache is.
+    let inherited = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().unwrap();
+    drop(cache);
+    drop(home.open());
+    drop(inherited);
+}

@@ -45,6 +45,8 @@ pub struct Limits {
 
 /// How often the directory was opened stands in the upper bits of a generation, so that one is never used twice.
 const EPOCH_SHIFT: u32 = 40;
+/// The largest epoch there is room for.
+pub const EPOCH_MAX: u32 = (1 << (u64::BITS - EPOCH_SHIFT)) - 1;
 
 /// What has happened to a catalog since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -125,7 +127,11 @@ impl std::hash::Hasher for KeyHasher {
 
 impl Catalog {
     /// An empty catalog. `epoch` says how often the directory was opened; it must be larger each time.
+    ///
+    /// # Panics
+    /// When `epoch` is larger than [`EPOCH_MAX`].
     pub fn new(limits: Limits, epoch: u32) -> Self {
+        assert!(epoch <= EPOCH_MAX, "generations have no room for epoch {epoch}");
         Self {
             limits,
             space: AddressSpace::new(limits.blocks),

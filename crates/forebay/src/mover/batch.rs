@@ -111,7 +111,7 @@ impl<T> Batch<T> {
         self.wait_until(Some(timeout), |state| state.touching == 0).is_some()
     }
 
-    /// Ends what has not begun; does not wait for what has.
+    /// Says that what has not begun is not wanted any more. [`super::Mover::cancel`] makes it so at once.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
     }

@@ -225,6 +225,21 @@ impl Mover {
         self.shared.take(&self.shared.loads, job);
     }
 
+    /// Ends what has not begun of a batch as cancelled, and lets go of its engine memory before this returns, but for
+    /// a chunk that is being taken up just now. What has begun ends by itself: a store is done with the engine's
+    /// memory when its copy is, a load when the device has answered or `load_timeout_s` is over.
+    pub fn cancel<T>(&self, batch: &Batch<T>) {
+        batch.cancel();
+        let shared = &self.shared;
+        shared
+            .stores
+            .sweep(|job| (job.cancelled)())
+            .into_iter()
+            .for_each(|job| job.refuse(Reason::Cancelled));
+        shared.loads.sweep(|job| (job.cancelled)()).into_iter().for_each(|job| job.refuse(Reason::Cancelled));
+        shared.staging.nudge();
+    }
+
     /// Figures.
     pub fn stats(&self) -> MoverStats {
         let shared = &self.shared;
@@ -291,13 +306,9 @@ impl Shared {
 
     /// A slot for this job, or the job answered.
     fn slot<M: ?Sized>(&self, job: Job<M>, class: Class, patience: Duration) -> Option<(Job<M>, Lease)> {
-        if (job.cancelled)() {
-            job.refuse(Reason::Cancelled);
-            return None;
-        }
-        match self.staging.acquire(class, patience) {
-            Ok(_) if (job.cancelled)() => job.refuse(Reason::Cancelled),
+        match self.staging.acquire_unless(class, patience, &job.cancelled) {
             Ok(lease) => return Some((job, lease)),
+            Err(Refusal::Unwanted) => job.refuse(Reason::Cancelled),
             Err(Refusal::Busy) => {
                 self.counters.busy.fetch_add(1, Ordering::Relaxed);
                 job.refuse(Reason::Busy);

@@ -56,6 +56,14 @@ impl<T> JobQueue<T> {
         }
     }
 
+    /// Takes out the jobs that `unwanted` says.
+    pub(super) fn sweep(&self, unwanted: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut state = self.state.lock();
+        let (out, keep): (Vec<T>, Vec<T>) = std::mem::take(&mut state.jobs).into_iter().partition(unwanted);
+        state.jobs = keep.into();
+        out
+    }
+
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();

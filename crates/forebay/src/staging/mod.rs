@@ -41,6 +41,8 @@ pub enum Refusal {
     Busy,
     /// The buffer is being shut down.
     Closed,
+    /// The caller does not want it any more.
+    Unwanted,
 }
 
 /// The staging buffer.
@@ -146,10 +148,23 @@ impl Staging {
     ///
     /// # Errors
     /// The [`Refusal`].
+    pub fn acquire(self: &Arc<Self>, class: Class, patience: Duration) -> Result<Lease, Refusal> {
+        self.acquire_unless(class, patience, &|| false)
+    }
+
+    /// As [`Self::acquire`], and gives up when `unwanted` says so; it is asked again after each [`Self::nudge`].
+    ///
+    /// # Errors
+    /// The [`Refusal`].
     ///
     /// # Panics
     /// Never: a slot is taken only in turn, and it is nobody's turn without one.
-    pub fn acquire(self: &Arc<Self>, class: Class, patience: Duration) -> Result<Lease, Refusal> {
+    pub fn acquire_unless(
+        self: &Arc<Self>,
+        class: Class,
+        patience: Duration,
+        unwanted: &dyn Fn() -> bool,
+    ) -> Result<Lease, Refusal> {
         let mut state = self.state.lock();
         let arrived = Instant::now();
         let me = state.next_waiter;
@@ -158,6 +173,9 @@ impl Staging {
         let outcome = loop {
             if state.closes_at.is_some_and(|at| at <= Instant::now()) {
                 break Err(Refusal::Closed);
+            }
+            if unwanted() {
+                break Err(Refusal::Unwanted);
             }
             if state.turn(self.arena.slots()) == Some(class) && state.line(class).waiters.front() == Some(&me)
             {
@@ -193,6 +211,13 @@ impl Staging {
     /// Ends all waits at `at`, and refuses everybody from then on; leases in use stay valid until they are dropped.
     pub fn close_at(&self, at: Instant) {
         self.state.lock().closes_at = Some(at);
+        self.changed.notify_all();
+    }
+
+    /// Has everybody who waits ask again whether they want to.
+    pub fn nudge(&self) {
+        // Under the lock, so that nobody is between asking and waiting.
+        let _state = self.state.lock();
         self.changed.notify_all();
     }
 

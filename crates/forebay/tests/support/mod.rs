@@ -147,6 +147,13 @@ pub fn assert_nothing_leaked(cache: &Cache) {
     assert_eq!((stats.mover.queued_loads, stats.mover.queued_stores), (0, 0), "queued jobs");
 }
 
+/// Bytes of all files in a directory, as the file system has allocated them.
+pub fn allocated_bytes(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    entries.map(|entry| entry.and_then(|entry| entry.metadata()).map_or(0, |meta| meta.blocks() * 512)).sum()
+}
+
 /// A gate that transfers wait at.
 #[derive(Default)]
 struct Gate {

@@ -8,7 +8,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{Advice, OFlags, fadvise};
 
@@ -53,8 +54,20 @@ impl OsBlockFile {
     /// # Errors
     /// When the file cannot be opened at all.
     pub fn open(path: &Path, want_direct: bool) -> Result<Self> {
+        Self::open_as(path, want_direct, true)
+    }
+
+    /// As [`Self::open`], for reading only: a write through it is an error.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_read_only(path: &Path, want_direct: bool) -> Result<Self> {
+        Self::open_as(path, want_direct, false)
+    }
+
+    fn open_as(path: &Path, want_direct: bool, writable: bool) -> Result<Self> {
         let open = |flags: OFlags| {
-            OpenOptions::new().read(true).write(true).custom_flags(flags.bits().cast_signed()).open(path)
+            OpenOptions::new().read(true).write(writable).custom_flags(flags.bits().cast_signed()).open(path)
         };
         if want_direct && let Ok(file) = open(OFlags::DIRECT | OFlags::CLOEXEC) {
             let file = Self { file, direct: true };
@@ -112,6 +125,47 @@ impl BlockFile for OsBlockFile {
 
     fn is_direct(&self) -> bool {
         self.direct
+    }
+}
+
+/// A data file that is opened with its first transfer: a mover may start before the directory's owner has.
+pub struct LateBlockFile {
+    path: PathBuf,
+    want_direct: bool,
+    file: OnceLock<OsBlockFile>,
+}
+
+impl LateBlockFile {
+    /// The file at `path`, for later.
+    pub fn new(path: PathBuf, want_direct: bool) -> Self {
+        Self { path, want_direct, file: OnceLock::new() }
+    }
+
+    fn file(&self) -> io::Result<&OsBlockFile> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = OsBlockFile::open(&self.path, self.want_direct).map_err(io::Error::other)?;
+        // Another thread may have been faster; then its file serves as well.
+        Ok(self.file.get_or_init(|| file))
+    }
+}
+
+impl BlockFile for LateBlockFile {
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        self.file()?.read_at(buffers, offset)
+    }
+
+    fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        self.file()?.write_at(buffers, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file()?.sync()
+    }
+
+    fn is_direct(&self) -> bool {
+        self.file.get().is_some_and(BlockFile::is_direct)
     }
 }
 

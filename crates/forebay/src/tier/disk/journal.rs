@@ -121,7 +121,9 @@ impl Journal {
         let doing = || format!("beginning the journal segment {}", path.display());
         let file = File::create(&path).map_err(|error| Error::io(doing(), error))?;
         let header = FileHeader { epoch, segment, records: 0 }.encode(FileKind::Segment);
-        file.write_all_at(&header, 0).map_err(|error| Error::io(doing(), error))?;
+        file.write_all_at(&header, 0)
+            .and_then(|()| File::open(directory)?.sync_all())
+            .map_err(|error| Error::io(doing(), error))?;
         let end = header.len() as u64;
         Ok(Self { directory: directory.to_owned(), epoch, segment, file, end })
     }

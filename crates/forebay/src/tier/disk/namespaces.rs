@@ -1,0 +1,50 @@
+//! The file `namespaces`: whose chunks a directory holds, for people to read. The cache itself never reads it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use super::format_file::replace;
+use crate::error::{Error, Result};
+use crate::key::{NAMESPACE_ID_BYTES, Namespace};
+
+const NAMESPACES_FILE: &str = "namespaces";
+/// Namespaces that are noted at most: it keeps the file within the space that is set aside for small files.
+const NAMESPACES_MAX: usize = 64;
+/// Bytes of a field that are noted at most.
+const FIELD_MAX_BYTES: usize = 128;
+
+/// Names and values of a namespace's fields.
+pub type NamespaceFields = BTreeMap<String, String>;
+
+/// The namespaces that were described in a directory, by the hexadecimal id that begins their keys.
+pub fn described(directory: &Path) -> BTreeMap<String, NamespaceFields> {
+    fs::read(directory.join(NAMESPACES_FILE))
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default()
+}
+
+/// Notes a namespace's fields, but for its salt, which is a secret.
+pub(super) fn describe(directory: &Path, namespace: &Namespace) -> Result<()> {
+    let mut known = described(directory);
+    let id = hex(&namespace.digest()[..NAMESPACE_ID_BYTES]);
+    if known.contains_key(&id) || known.len() >= NAMESPACES_MAX {
+        return Ok(());
+    }
+    let fields = namespace.fields().into_iter().filter(|(name, _)| *name != "salt");
+    let shorten = |value: String| value.chars().take(FIELD_MAX_BYTES / 4).collect();
+    known.insert(id, fields.map(|(name, value)| (name.to_owned(), shorten(value))).collect());
+    let path = directory.join(NAMESPACES_FILE);
+    let text = serde_json::to_string_pretty(&known).unwrap_or_default();
+    replace(&path, text.as_bytes()).map_err(|error| Error::io(format!("writing {}", path.display()), error))
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
