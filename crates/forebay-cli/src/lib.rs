@@ -1,0 +1,89 @@
+//! The command `forebay`: looks into a cache directory, checks it, explains a configuration.
+//!
+//! Promises: [`run`] never ends the process, never writes to a cache directory, and gives an exit code that tells:
+//! 0 all right, 1 what was checked is not sound, 2 it could not be done (one line on standard error says why). What a
+//! command has to say stands on standard output, as a table for people or with `--json` for programs; progress and
+//! log lines go to standard error.
+//!
+//! One file a command: `inspect`, `verify`, `config`. They look at a directory through `directory`, and `figures`
+//! writes sizes and ages the way people read them.
+
+mod config;
+mod directory;
+mod figures;
+mod inspect;
+mod verify;
+
+use std::io::{self, Write};
+
+use clap::Parser;
+
+/// What was asked for was done, and all is right.
+const RIGHT: u8 = 0;
+/// It was done, and what was checked is not sound.
+const UNSOUND: u8 = 1;
+/// It could not be done.
+const NOT_DONE: u8 = 2;
+
+/// Look into, check and explain a cache of Forebay
+#[derive(Debug, Parser)]
+#[command(name = "forebay", bin_name = "forebay", version)]
+#[command(after_help = "Exit code: 0 all right, 1 what was checked is not sound, 2 it could not be done.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Say what is in a cache directory, also while it is in use
+    Inspect(inspect::InspectArgs),
+    /// Read and check every chunk of a cache directory that is not in use
+    Verify(verify::VerifyArgs),
+    /// Say which configuration is in force and where each value came from
+    Config(config::ConfigArgs),
+}
+
+/// Runs the program with these arguments, the first of which is its own name; gives its exit code.
+pub fn run(arguments: Vec<String>) -> u8 {
+    let command = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments.command,
+        Err(error) => {
+            // A request for help is such an error too. Where it cannot be printed, nothing can.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(NOT_DONE);
+        }
+    };
+    let mut out = Vec::new();
+    let ended = match &command {
+        Command::Inspect(args) => inspect::run(args, &mut out).map(|()| RIGHT),
+        Command::Verify(args) => verify::run(args, &mut out).map(|sound| if sound { RIGHT } else { UNSOUND }),
+        Command::Config(args) => config::run(args, &mut out).map(|()| RIGHT),
+    };
+    let ended = match print(&out) {
+        Ok(()) => ended.map_err(|error| error.to_string()),
+        Err(error) => Err(format!("writing to standard output: {error}")),
+    };
+    ended.unwrap_or_else(|message| {
+        let line: Vec<&str> = message.split_whitespace().collect();
+        let _ = writeln!(io::stderr(), "forebay: {}", line.join(" "));
+        NOT_DONE
+    })
+}
+
+/// A reader that has seen enough (`| head`) does not change how the command ended.
+fn print(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        ended => ended,
+    }
+}
+
+/// Sends log lines to standard error, from the level on that the variable `FOREBAY_LOG` names (`off`, `error`, `warn`,
+/// `info`, `debug`; `warn` where it does not). For a program's `main`: it does nothing where a log is kept already.
+pub fn log_to_stderr() {
+    let level = std::env::var("FOREBAY_LOG").ok().and_then(|level| level.parse().ok());
+    let level = level.unwrap_or(tracing_subscriber::filter::LevelFilter::WARN);
+    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).try_init();
+}

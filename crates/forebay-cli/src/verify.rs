@@ -1,0 +1,289 @@
+//! `forebay verify`: reads every chunk of a directory and checks it.
+//!
+//! Promises: changes nothing; keeps owners away while it reads. A chunk is right when header, binding and payload are
+//! (see `docs/FORMAT.md`). Where the journal is damaged, the chunks are found by their headers, as the next start of
+//! the cache would find them.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use forebay::catalog::{BLOCK_BYTES, ChunkRecord};
+use forebay::tier::disk::block_file::{BlockFile, OsBlockFile};
+use forebay::tier::disk::directory::data_path;
+use forebay::tier::disk::lock::lock_for_reading;
+use forebay::tier::disk::namespaces::hex;
+use forebay::tier::disk::recovery::{check_chunk, rebuild};
+use forebay::{ChunkKey, Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::directory::Sight;
+use crate::figures::{count, gb_per_s, size, table};
+
+/// Chunks that are read at the same time: enough to keep a drive busy while others are hashed.
+const READERS: usize = 4;
+
+/// Bad chunks that the table lists.
+const LISTED_MAX: usize = 20;
+
+/// Arguments of `forebay verify`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = JSON_HELP)]
+pub(crate) struct VerifyArgs {
+    /// The directory, as `local_disk` names it
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+const JSON_HELP: &str = "\
+Reads all chunks and changes nothing. No other process may use the directory meanwhile.
+
+With --json, one object (sizes in bytes):
+  directory, sound            sound: the journal is undamaged and every chunk is right
+  chunks, disk_bytes          what was checked, headers included
+  bad_chunks                  how many chunks are not right
+  bad                         each of them: {key, namespace, kind, reason, offset_bytes, disk_bytes}; kind is one of
+                              header, other chunk, generation, payload, truncated, unreadable
+  journal                     {damage, interrupted_records}; where damage is not null, the chunks were found by
+                              their headers, and those that are not right were not counted
+  seconds, gb_per_s           how long it took, and how fast that was (1 GB is 1000000000 bytes)
+
+Exit code: 0 all is right, 1 a chunk is bad or the journal is damaged, 2 it could not be checked.";
+
+/// A chunk that is not right.
+struct Bad {
+    key: ChunkKey,
+    kind: &'static str,
+    reason: Option<String>,
+    offset_bytes: u64,
+    disk_bytes: u64,
+}
+
+/// What came of it.
+struct Report {
+    damage: Option<String>,
+    interrupted: u64,
+    chunks: u64,
+    disk_bytes: u64,
+    bad: Vec<Bad>,
+    seconds: f64,
+}
+
+/// Runs the command; gives whether all is right.
+pub(crate) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<bool> {
+    let directory = &args.directory;
+    let _lock = lock_for_reading(directory)?;
+    let sight = Sight::of(directory)?;
+    let file = OsBlockFile::open_read_only(&data_path(directory), true)?;
+    let begin = Instant::now();
+    let mut report = if sight.found.damage.is_some() {
+        from_headers(directory, &file, sight)?
+    } else {
+        from_journal(&file, sight)
+    };
+    report.seconds = begin.elapsed().as_secs_f64();
+    let written =
+        if args.json { writeln!(out, "{:#}", report.json(directory)) } else { report.tell(out, directory) };
+    written.map_err(|error| Error::io("writing the result", error))?;
+    Ok(report.is_sound())
+}
+
+/// Checks the chunks that the journal names.
+fn from_journal(file: &OsBlockFile, sight: Sight) -> Report {
+    let mut records = sight.found.records;
+    // In the order in which they lie on disk.
+    records.sort_unstable_by_key(offset_bytes);
+    let all_bytes = records.iter().map(disk_bytes).sum();
+    let style = "{bar:30} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+    let file = Counted { file, progress: progress(ProgressBar::new(all_bytes), style) };
+    let next = AtomicUsize::new(0);
+    let read = || {
+        let mut bad = Vec::new();
+        while let Some(record) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (kind, reason) = match check_chunk(&file, record) {
+                Ok(Ok(())) => continue,
+                Ok(Err(corruption)) => (corruption.name(), None),
+                Err(error) => ("unreadable", Some(error.to_string())),
+            };
+            bad.push(Bad {
+                key: record.key,
+                kind,
+                reason,
+                offset_bytes: offset_bytes(record),
+                disk_bytes: disk_bytes(record),
+            });
+        }
+        bad
+    };
+    let mut bad = thread::scope(|scope| {
+        let helpers: Vec<_> =
+            (1..READERS).filter_map(|_| thread::Builder::new().spawn_scoped(scope, read).ok()).collect();
+        let mut bad = read();
+        for helper in helpers {
+            bad.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        bad
+    });
+    file.progress.finish_and_clear();
+    bad.sort_unstable_by_key(|bad| bad.offset_bytes);
+    Report {
+        damage: None,
+        interrupted: sight.found.interrupted,
+        chunks: records.len() as u64,
+        disk_bytes: all_bytes,
+        bad,
+        seconds: 0.0,
+    }
+}
+
+/// Finds and checks the chunks by their headers.
+fn from_headers(directory: &Path, file: &OsBlockFile, sight: Sight) -> Result<Report> {
+    let blocks = sight.data.map_or(0, |data| data.bytes / BLOCK_BYTES as u64);
+    let style =
+        "{spinner} the journal is damaged: looking for headers, {binary_bytes}, {binary_bytes_per_sec}";
+    let file = Counted { file, progress: progress(ProgressBar::no_length(), style) };
+    let found = rebuild(&file, u32::try_from(blocks).unwrap_or(u32::MAX))
+        .map_err(|error| Error::io(format!("reading {}", data_path(directory).display()), error))?;
+    file.progress.finish_and_clear();
+    Ok(Report {
+        damage: sight.found.damage,
+        interrupted: sight.found.interrupted,
+        chunks: found.records.len() as u64,
+        disk_bytes: found.records.iter().map(disk_bytes).sum(),
+        bad: Vec::new(),
+        seconds: 0.0,
+    })
+}
+
+/// Shown on standard error if that is a terminal, else not at all.
+fn progress(bar: ProgressBar, template: &str) -> ProgressBar {
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn offset_bytes(record: &ChunkRecord) -> u64 {
+    record.extents.as_slice().first().map_or(0, |extent| extent.byte_start())
+}
+
+fn disk_bytes(record: &ChunkRecord) -> u64 {
+    record.extents.blocks() * BLOCK_BYTES as u64
+}
+
+/// A file whose reading shows.
+struct Counted<'a> {
+    file: &'a OsBlockFile,
+    progress: ProgressBar,
+}
+
+impl BlockFile for Counted<'_> {
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        let read = self.file.read_at(buffers, offset)?;
+        self.progress.inc(read as u64);
+        Ok(read)
+    }
+
+    fn write_at(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<usize> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "verify writes nothing"))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_direct(&self) -> bool {
+        self.file.is_direct()
+    }
+}
+
+impl Report {
+    fn is_sound(&self) -> bool {
+        self.bad.is_empty() && self.damage.is_none()
+    }
+
+    fn json(&self, directory: &Path) -> serde_json::Value {
+        let bad: Vec<_> = self
+            .bad
+            .iter()
+            .map(|bad| {
+                json!({
+                    "key": bad.key.to_string(),
+                    "namespace": hex(&bad.key.namespace_id()),
+                    "kind": bad.kind,
+                    "reason": bad.reason,
+                    "offset_bytes": bad.offset_bytes,
+                    "disk_bytes": bad.disk_bytes,
+                })
+            })
+            .collect();
+        json!({
+            "directory": directory.display().to_string(),
+            "sound": self.is_sound(),
+            "chunks": self.chunks,
+            "disk_bytes": self.disk_bytes,
+            "bad_chunks": self.bad.len(),
+            "bad": bad,
+            "journal": { "damage": self.damage, "interrupted_records": self.interrupted },
+            "seconds": self.seconds,
+            "gb_per_s": gb_per_s(self.disk_bytes, self.seconds),
+        })
+    }
+
+    fn tell(&self, out: &mut dyn Write, directory: &Path) -> io::Result<()> {
+        writeln!(
+            out,
+            "{}: {}, {} read and checked in {:.2} s ({:.2} GB/s)",
+            directory.display(),
+            count(self.chunks, "chunk"),
+            size(self.disk_bytes),
+            self.seconds,
+            gb_per_s(self.disk_bytes, self.seconds),
+        )?;
+        if let Some(damage) = &self.damage {
+            return writeln!(
+                out,
+                "The journal is DAMAGED: {damage}. These chunks were found by their headers and are right; the next \
+                 start of the cache finds them the same way."
+            );
+        }
+        if self.bad.is_empty() {
+            return writeln!(out, "All of them are right.");
+        }
+        let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+        for bad in &self.bad {
+            *kinds.entry(bad.kind).or_default() += 1;
+        }
+        let kinds: Vec<_> = kinds.iter().map(|(kind, number)| format!("{kind} {number}")).collect();
+        let rows: Vec<_> = self.bad.iter().take(LISTED_MAX).map(Bad::row).collect();
+        write!(
+            out,
+            "{} of them BAD ({}). A bad chunk is never served: the cache takes it for a miss and drops it when it is \
+             asked for.\n\n{}",
+            self.bad.len(),
+            kinds.join(", "),
+            table(["what is bad", "chunk", " at byte", " on disk"], &rows),
+        )?;
+        match self.bad.len().saturating_sub(LISTED_MAX) {
+            0 => Ok(()),
+            more => writeln!(out, "… and {more} more: --json lists all"),
+        }
+    }
+}
+
+impl Bad {
+    fn row(&self) -> [String; 4] {
+        let kind = match &self.reason {
+            Some(reason) => format!("{}: {reason}", self.kind),
+            None => self.kind.to_owned(),
+        };
+        [kind, self.key.to_string(), self.offset_bytes.to_string(), size(self.disk_bytes)]
+    }
+}
