@@ -1,0 +1,48 @@
+# Two commands do all set-up: `make demo` and `make test`. CONTRIBUTING.md says what each target is for.
+SHELL := /bin/bash
+VENV := .venv/bin
+# For maturin, which installs into the environment that is active.
+export VIRTUAL_ENV := $(CURDIR)/.venv
+
+.PHONY: demo test test-rust test-python lint fmt miri setup native model clean
+
+demo: setup model
+	$(VENV)/maturin develop --quiet --release
+	$(VENV)/python demo/demo.py
+
+test: test-rust test-python
+
+test-rust:
+	cargo test --workspace
+
+test-python: setup native
+	$(VENV)/python -m pytest -q python/tests
+
+lint:
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(VENV)/ruff format --check python demo scripts
+	$(VENV)/ruff check python demo scripts
+
+fmt:
+	cargo fmt
+	$(VENV)/ruff format python demo scripts
+	$(VENV)/ruff check --fix python demo scripts
+
+# Undefined behaviour in the crates' unsafe code, as far as an interpreter can run it. Needs a nightly toolchain.
+miri:
+	cargo +nightly miri test -p forebay --test miri
+
+setup:
+	scripts/setup_system.sh
+	scripts/setup_vllm.sh
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check --requirement python/requirements-dev.txt
+
+native: setup
+	$(VENV)/maturin develop --quiet
+
+model: setup
+	$(VENV)/python scripts/prepare_model.py
+
+clean:
+	rm -rf target .venv .models

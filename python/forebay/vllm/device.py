@@ -1,0 +1,150 @@
+"""The copy between the engine's KV pages and a staging slot, and nothing else.
+
+`open_pages` gives the direct path for host memory (Rust, one copy, no GIL) and plain PyTorch for every other
+device. Both promise the same bytes in the same order: layer by layer, and in a layer block by block. A block
+of `SKIPPED_BLOCK` is left alone by a load. The caller keeps the blocks' owner from reusing them until the
+transfer is released.
+
+The CUDA branch (a side stream, staging slots pinned at first sight) could not be run where this was written;
+the same class on the CPU device is tested.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+import forebay
+
+from .messages import SKIPPED_BLOCK
+
+if TYPE_CHECKING:
+    from .layout import KvLayout
+
+
+class Pages(Protocol):
+    def fence(self) -> None:
+        """Everything the engine has submitted so far comes before the copies of chunks made after this
+        call."""
+
+    def chunk(self, block_ids: list[int]) -> Any:
+        """A source and sink for `Mover.store` and `Mover.load`."""
+
+
+def open_pages(layout: KvLayout, kv_caches: dict[str, torch.Tensor]) -> Pages:
+    first = kv_caches[layout.layers[0]]
+    storage = first.untyped_storage()
+    for layer, offset in zip(layout.layers, layout.layer_offsets, strict=True):
+        tensor = kv_caches[layer]
+        if tensor.untyped_storage().data_ptr() != storage.data_ptr() or (
+            tensor.data_ptr() - storage.data_ptr() != offset
+        ):
+            raise ValueError(f"the KV cache of layer {layer} does not lie where vLLM's configuration says")
+    if storage.nbytes() < layout.size_bytes:
+        raise ValueError(f"the KV cache holds {storage.nbytes()} bytes, {layout.size_bytes} were announced")
+    return HostPages(layout, first) if first.device.type == "cpu" else DevicePages(layout, first)
+
+
+class HostPages:
+    """Host memory: the mover's own threads copy, without the GIL."""
+
+    def __init__(self, layout: KvLayout, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._memory = forebay.PagedMemory(
+            owner=storage,
+            address=storage.data_ptr(),
+            size=storage.nbytes(),
+            layer_offsets=list(layout.layer_offsets),
+            block_stride=layout.block_stride,
+            page_bytes=layout.page_bytes,
+        )
+
+    def fence(self) -> None:
+        """The host's forward pass is over when the connector is called."""
+
+    def chunk(self, block_ids: list[int]) -> forebay.PagedChunk:
+        return self._memory.chunk(block_ids)
+
+
+class DevicePages:
+    """Any device PyTorch knows."""
+
+    def __init__(self, layout: KvLayout, tensor: torch.Tensor) -> None:
+        cache_bytes = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+        last_page = layout.size_bytes - max(layout.layer_offsets) - layout.page_bytes
+        blocks = last_page // layout.block_stride + 1
+        self.device = tensor.device
+        self.page_bytes = layout.page_bytes
+        self.layers = [
+            cache_bytes.as_strided((blocks, layout.page_bytes), (layout.block_stride, 1), offset)
+            for offset in layout.layer_offsets
+        ]
+        self._cuda = tensor.device.type == "cuda"
+        self.stream = torch.cuda.Stream(tensor.device) if self._cuda else None
+        self.submitted: torch.cuda.Event | None = None
+        self._pinned: set[int] = set()
+
+    def fence(self) -> None:
+        if self._cuda:
+            self.submitted = torch.cuda.Event()
+            self.submitted.record(torch.cuda.current_stream(self.device))
+
+    def chunk(self, block_ids: list[int]) -> DeviceChunk:
+        return DeviceChunk(self, block_ids)
+
+    def pin(self, staging: torch.Tensor) -> None:
+        """Slots are few and never move, so each is registered with the driver once; a refusal only costs
+        speed."""
+        if self._cuda and staging.data_ptr() not in self._pinned:
+            self._pinned.add(staging.data_ptr())
+            torch.cuda.cudart().cudaHostRegister(staging.data_ptr(), staging.numel(), 0)
+
+
+class DeviceChunk:
+    """The pages of some blocks; `fill` and `drain` are called on a forebay thread, with the GIL."""
+
+    def __init__(self, pages: DevicePages, block_ids: list[int]) -> None:
+        self._pages = pages
+        self._after = pages.submitted
+        self._kept = [position for position, block in enumerate(block_ids) if block != SKIPPED_BLOCK]
+        self._positions = torch.tensor(self._kept, dtype=torch.int64)
+        self._blocks = torch.tensor([block_ids[position] for position in self._kept], dtype=torch.int64)
+        self._block_count = len(block_ids)
+
+    def __len__(self) -> int:
+        return len(self._pages.layers) * self._block_count * self._pages.page_bytes
+
+    def fill(self, view: memoryview) -> None:
+        staging = self._staging(view)
+        with torch.inference_mode(), torch.cuda.stream(self._pages.stream):
+            self._wait_for_engine()
+            blocks = self._blocks.to(self._pages.device)
+            for layer, target in zip(self._pages.layers, staging, strict=True):
+                target.copy_(layer.index_select(0, blocks), non_blocking=True)
+            self._finish()
+
+    def drain(self, view: memoryview) -> None:
+        staging = self._staging(view)
+        with torch.inference_mode(), torch.cuda.stream(self._pages.stream):
+            self._wait_for_engine()
+            blocks = self._blocks.to(self._pages.device)
+            every_block = len(self._kept) == self._block_count
+            for layer, source in zip(self._pages.layers, staging, strict=True):
+                wanted = source if every_block else source.index_select(0, self._positions)
+                layer.index_copy_(0, blocks, wanted.to(self._pages.device, non_blocking=True))
+            self._finish()
+
+    def _staging(self, view: memoryview) -> torch.Tensor:
+        staging = torch.frombuffer(view, dtype=torch.uint8, count=len(self))
+        self._pages.pin(staging)
+        return staging.view(len(self._pages.layers), self._block_count, self._pages.page_bytes)
+
+    def _wait_for_engine(self) -> None:
+        if self._pages.stream is not None and self._after is not None:
+            self._pages.stream.wait_event(self._after)
+
+    def _finish(self) -> None:
+        """The slot is given away and the blocks are reported the moment we return."""
+        if self._pages.stream is not None:
+            self._pages.stream.synchronize()

@@ -1,0 +1,67 @@
+"""What the two halves of the connector say to each other: plain data that can be pickled, and nothing else.
+
+Scheduler to workers, once a step: `StepPlan`. Workers to scheduler, once a step: `StepReport`. A `message` is
+the control plane's own bytes; neither half looks inside. No tensor, handle or path of engine memory ever
+crosses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
+
+SKIPPED_BLOCK = -1
+"""A block of a chunk that a load must not write: the engine has it already, or has not allocated it."""
+
+
+@dataclass
+class LoadJob:
+    """Chunks of one request to bring into its blocks."""
+
+    request_id: str
+    messages: list[bytes] = field(default_factory=list)
+    blocks: list[list[int]] = field(default_factory=list)
+    """Block ids of each message's chunk, in order."""
+    lost_blocks: list[int] = field(default_factory=list)
+    """Blocks promised to the engine that no message covers: reported as failed when the job ends."""
+
+
+@dataclass
+class StoreJob:
+    """Whole chunks of one request whose tokens are computed when this step ends."""
+
+    request_id: str
+    messages: list[bytes]
+    blocks: list[list[int]]
+
+
+@dataclass
+class StepPlan(KVConnectorMetadata):
+    loads: list[LoadJob] = field(default_factory=list)
+    stores: list[StoreJob] = field(default_factory=list)
+    preempted: list[str] = field(default_factory=list)
+    """Requests whose blocks may be overwritten in this step."""
+    held: list[str] = field(default_factory=list)
+    """Finished requests whose blocks the engine keeps until their copies out have ended."""
+    abandoned: list[str] = field(default_factory=list)
+    """Aborted requests whose load is no longer wanted."""
+    computes_nothing: bool = False
+    """No token is scheduled in this step, so waiting a moment delays nobody."""
+    farewell_path: str | None = None
+    """Where the worker leaves what it could not report before it shut down."""
+
+
+Outcome = tuple[bytes, str, str]
+"""(message, status, reason), as `Transfer.poll` gives it and `ControlPlane.finish` takes it."""
+
+
+@dataclass
+class StepReport(KVConnectorWorkerMetadata):
+    outcomes: list[Outcome] = field(default_factory=list)
+    broken: str = ""
+    """Why this worker's mover cannot work, if it cannot."""
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> StepReport:
+        assert isinstance(other, StepReport)
+        return StepReport(self.outcomes + other.outcomes, self.broken or other.broken)

@@ -1,0 +1,41 @@
+"""The connector's options: `kv_connector_extra_config` of vLLM's KV transfer configuration.
+
+Every key is one of forebay's own settings, except the few below. They come on top of `FOREBAY_*` in the
+environment, which comes on top of the file. What is wrong in them is refused at start in forebay's own words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import forebay
+
+_DEFAULT_CHUNK_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    config: forebay.Config
+    chunk_tokens: int
+    save_decode_cache: bool
+    """Whether generated tokens are stored too, not only prompts."""
+    cache_salt: str
+    """Separates those who share a cache's place and must not share chunks."""
+    model_revision: str
+    """What names the weights beyond the model's id; empty: found out from the model's files."""
+
+
+def read_settings(extra_config: dict[str, Any]) -> Settings:
+    keys = dict(extra_config)
+    path = keys.pop("forebay_config", None)
+    revision = str(keys.pop("model_revision", ""))
+    config = forebay.Config.load(path, **keys)
+    values = config.to_dict()
+    return Settings(
+        config=config,
+        chunk_tokens=int(values.get("chunk_size") or _DEFAULT_CHUNK_TOKENS),
+        save_decode_cache=bool(values.get("save_decode_cache", False)),
+        cache_salt=str(values.get("cache_salt") or ""),
+        model_revision=revision,
+    )

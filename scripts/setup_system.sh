@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Checks for what the registries of Rust and Python cannot give; installs it from Debian's when that is allowed.
+set -euo pipefail
+
+missing=()
+command -v cc >/dev/null || missing+=(build-essential)
+if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    missing+=(python3 python3-venv)
+fi
+if ((${#missing[@]})); then
+    if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
+        echo "setup_system: installing ${missing[*]}"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
+    else
+        echo "setup_system: please install: ${missing[*]} (on Debian: apt-get install ${missing[*]}, as root)" >&2
+        exit 1
+    fi
+fi
+if ! command -v cargo >/dev/null; then
+    echo "setup_system: cargo is not there; install Rust 1.95 or newer (https://rustup.rs)" >&2
+    exit 1
+fi
