@@ -31,7 +31,7 @@ fmt:
 
 # Undefined behaviour in the crates' unsafe code, as far as an interpreter can run it. Needs a nightly toolchain.
 miri:
-	cargo +nightly miri test -p forebay --test miri
+	MIRIFLAGS=-Zmiri-permissive-provenance cargo +nightly miri test -p forebay --lib --test miri miri_
 
 setup:
 	scripts/setup_system.sh

@@ -90,6 +90,9 @@ fn token_ids(tokens: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     if let Ok(buffer) = PyUntypedBuffer::get(tokens)
         && native(&buffer)
     {
+        if buffer.dimensions() > 1 {
+            return Err(argument(py, "tokens are one row of token ids, not an array of several dimensions"));
+        }
         if let Ok(typed) = buffer.as_typed::<u32>() {
             return typed.to_vec(py);
         }

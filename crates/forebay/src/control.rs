@@ -166,7 +166,7 @@ pub struct ControlStats {
     pub misses: u64,
     /// Lookups whose first chunk was being stored.
     pub pending: u64,
-    /// Lookups that could not be answered.
+    /// Lookups and stores that came faster than they could be answered.
     pub busy: u64,
     /// Chunks asked for in lookups.
     pub lookup_chunks: u64,
@@ -295,6 +295,12 @@ impl ControlPlane {
         let mut state = self.shared.state.lock();
         if state.closed {
             return chunks.iter().map(|_| StorePlan::Refused(Reason::Closed)).collect();
+        }
+        let limit = self.shared.directory.journal_records_max();
+        if state.journal_records > limit + limit / 2 {
+            // Stores come faster than checkpoints are written, which takes a small cache: let the keeper catch up.
+            add(&self.shared.counters.busy, 1);
+            return chunks.iter().map(|_| StorePlan::Refused(Reason::Busy)).collect();
         }
         let mut removed = Vec::new();
         let decisions = state.catalog.plan_store(chunks, parent, now_ms(), &mut removed);

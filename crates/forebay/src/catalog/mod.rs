@@ -43,7 +43,8 @@ pub struct Limits {
     pub tickets_max: u32,
 }
 
-/// How often the directory was opened stands in the upper bits of a generation, so that one is never used twice.
+/// How often the directory was opened stands in the upper bits of generations and tickets, so that none is ever used
+/// twice.
 const EPOCH_SHIFT: u32 = 40;
 /// The largest epoch there is room for.
 pub const EPOCH_MAX: u32 = (1 << (u64::BITS - EPOCH_SHIFT)) - 1;
@@ -140,7 +141,7 @@ impl Catalog {
             unused: Vec::new(),
             recency: Recency::default(),
             open: HashMap::new(),
-            next_ticket: 1,
+            next_ticket: (u64::from(epoch) << EPOCH_SHIFT) + 1,
             next_generation: (u64::from(epoch) << EPOCH_SHIFT) + 1,
             counts: Counts::default(),
         }
@@ -167,10 +168,20 @@ impl Catalog {
 
     /// Ties restored chunks to those they continue. Call once, after the last [`Self::restore`].
     pub fn tie_restored(&mut self) {
+        // Each chunk after those it continues: then it has no children yet, and tying it is cheap.
+        let mut tied = vec![false; self.chunks.len()];
         let ids: Vec<u32> = self.index.values().copied().collect();
         for id in ids {
-            let parent = self.index.get(&self.chunk(id).record.parent).copied();
-            self.tie(id, parent);
+            let mut chain = Vec::new();
+            let mut next = Some(id);
+            while let Some(id) = next.filter(|&id| !std::mem::replace(&mut tied[id as usize], true)) {
+                chain.push(id);
+                next = self.index.get(&self.chunk(id).record.parent).copied();
+            }
+            for id in chain.into_iter().rev() {
+                let parent = self.index.get(&self.chunk(id).record.parent).copied();
+                self.tie(id, parent);
+            }
         }
     }
 
@@ -210,9 +221,10 @@ impl Catalog {
     ) -> Vec<StoreDecision> {
         let mut before_key = parent.unwrap_or(ChunkKey::NONE);
         let mut before = parent.and_then(|key| self.index.get(&key).copied());
-        let mut depth = before.map_or(0, |id| self.chunk(id).record.depth + 1);
+        let mut depth = before.map_or(0, |id| self.chunk(id).record.depth.saturating_add(1));
         let mut chain = before.map_or_else(Vec::new, |id| self.ancestors(id));
         let mut decisions = Vec::with_capacity(chunks.len());
+        let mut full = false;
         for &(key, length) in chunks {
             let (decision, id) = if let Some(id) = self.index.get(&key).copied() {
                 self.tie(id, before);
@@ -231,13 +243,17 @@ impl Catalog {
                     stored_at_ms: now_ms,
                     extents: Extents::default(),
                 };
-                match self.reserve(record, before, removed) {
+                // Nothing can reach a chunk whose predecessor is not stored: no room is made for it.
+                match if full { None } else { self.reserve(record, before, removed) } {
                     Some((plan, id)) => (StoreDecision::Write(plan), Some(id)),
-                    None => (StoreDecision::Full, None),
+                    None => {
+                        full = true;
+                        (StoreDecision::Full, None)
+                    }
                 }
             };
             chain.extend(id);
-            depth = id.map_or(depth, |id| self.chunk(id).record.depth) + 1;
+            depth = id.map_or(depth, |id| self.chunk(id).record.depth).saturating_add(1);
             before_key = key;
             before = id;
             decisions.push(decision);
@@ -424,17 +440,16 @@ impl Catalog {
         id
     }
 
-    /// Notes that `id` continues `parent`, unless it is tied already. Depth grows along ties, so they form no ring
-    /// whatever a caller claims.
+    /// Notes that `id` continues `parent`, unless it is tied already or that would make a ring (whatever a caller
+    /// claims): only a chunk that something continues can close one.
     fn tie(&mut self, id: u32, parent: Option<u32>) {
         let Some(parent) = parent else { return };
-        let depth = self.chunk(parent).record.depth;
-        let generation = self.chunk(parent).record.generation;
-        let chunk = self.chunk_mut(id);
-        if chunk.record.depth <= depth || chunk.parent.is_some() {
+        let ring = || id == parent || (self.chunk(id).children > 0 && self.ancestors(parent).contains(&id));
+        if self.live_parent(id).is_some() || ring() {
             return;
         }
-        chunk.parent = Some(Link { id: parent, generation });
+        let generation = self.chunk(parent).record.generation;
+        self.chunk_mut(id).parent = Some(Link { id: parent, generation });
         self.chunk_mut(parent).children += 1;
     }
 

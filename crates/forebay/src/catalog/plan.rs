@@ -4,6 +4,8 @@
 //! not `Clone`: in one process the type system sees to it that a plan is carried out once; across processes the
 //! catalog answers a ticket once and refuses it after.
 
+use twox_hash::XxHash3_64;
+
 use super::record::{ChunkRecord, Entry, RECORD_BYTES, u64_at};
 
 /// Under what the catalog keeps something open: pins, a reservation. Never used twice.
@@ -11,7 +13,8 @@ use super::record::{ChunkRecord, Entry, RECORD_BYTES, u64_at};
 pub struct Ticket(pub(crate) u64);
 
 /// Length of an encoded plan.
-pub const PLAN_BYTES: usize = 8 + RECORD_BYTES;
+pub const PLAN_BYTES: usize = SUM_AT + 8;
+const SUM_AT: usize = 8 + RECORD_BYTES;
 
 /// One chunk to be written or read: which of the two, the caller's type says.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,15 +30,20 @@ impl Plan {
     pub fn encode(&self) -> [u8; PLAN_BYTES] {
         let mut out = [0; PLAN_BYTES];
         out[..8].copy_from_slice(&self.ticket.0.to_le_bytes());
-        out[8..].copy_from_slice(&Entry::Put(self.record).encode());
+        out[8..SUM_AT].copy_from_slice(&Entry::Put(self.record).encode());
+        let sum = XxHash3_64::oneshot(&out[..SUM_AT]);
+        out[SUM_AT..].copy_from_slice(&sum.to_le_bytes());
         out
     }
 
     /// The plan in these bytes; `None` when they are no sound plan.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; PLAN_BYTES] = bytes.try_into().ok()?;
+        if XxHash3_64::oneshot(&bytes[..SUM_AT]) != u64_at(bytes, SUM_AT) {
+            return None;
+        }
         let mut record = [0; RECORD_BYTES];
-        record.copy_from_slice(&bytes[8..]);
+        record.copy_from_slice(&bytes[8..SUM_AT]);
         match Entry::decode(&record)? {
             Entry::Put(record) => Some(Self { ticket: Ticket(u64_at(bytes, 0)), record }),
             Entry::Remove(..) => None,

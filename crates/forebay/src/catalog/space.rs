@@ -114,7 +114,10 @@ impl AddressSpace {
 
     /// Adds a free range, joined with its neighbours.
     fn insert(&mut self, extent: Extent) {
-        assert!(extent.end() <= u64::from(self.blocks), "an extent must lie in its space");
+        assert!(
+            extent.blocks > 0 && extent.end() <= u64::from(self.blocks),
+            "an extent must lie in its space"
+        );
         let Extent { mut start, mut blocks } = extent;
         if let Some((&left, &size)) = self.free_by_start.range(..start).next_back() {
             let left_end = Extent { start: left, blocks: size }.end();

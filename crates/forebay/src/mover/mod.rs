@@ -319,9 +319,9 @@ impl Shared {
     }
 
     fn store(self: &Arc<Self>, job: StoreJob) {
-        let Some((job, mut lease)) = self.slot(job, Class::Store, self.store_patience) else { return };
+        let Some((job, lease)) = self.slot(job, Class::Store, self.store_patience) else { return };
         let record = job.open.record();
-        let Job { open, mut memory, touch, .. } = job;
+        let (open, mut lease, touch, mut memory) = in_order_of_ends(job, lease);
         let gathered = gather(&record, &mut *memory, &mut lease);
         drop(memory);
         drop(touch);
@@ -349,10 +349,10 @@ impl Shared {
         let record = job.open.record();
         let watched = self.watch.add(job);
         let counters = Arc::clone(&self.counters);
-        let finish = Box::new(move |mut lease: Lease, outcome: std::io::Result<()>| {
+        let finish = Box::new(move |lease: Lease, outcome: std::io::Result<()>| {
             // Taken out before the engine's memory is touched: from here on nobody gives this load up.
             let Some(job) = watched.lock().take() else { return };
-            let Job { open, mut memory, touch, .. } = job;
+            let (open, mut lease, touch, mut memory) = in_order_of_ends(job, lease);
             let verdict = match outcome {
                 Ok(()) => scatter(&record, &mut *memory, &mut lease),
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
@@ -360,9 +360,9 @@ impl Shared {
                 }
                 Err(error) => Err(Reason::Io(error.to_string())),
             };
-            drop(lease);
             drop(memory);
             drop(touch);
+            drop(lease);
             match &verdict {
                 Ok(()) => counters.read_bytes.fetch_add(u64::from(record.length), Ordering::Relaxed),
                 Err(Reason::Corrupt(_)) => counters.corrupt.fetch_add(1, Ordering::Relaxed),
@@ -373,6 +373,12 @@ impl Shared {
         });
         self.engine.submit(ChunkTransfer { direction: Direction::Read, record, lease, finish });
     }
+}
+
+/// A job's parts, the last to go first: bound in this order they are dropped in the other when code panics. Memory is
+/// let go of before that is told, and the slot is free before the end is told.
+fn in_order_of_ends<M: ?Sized>(job: Job<M>, lease: Lease) -> (Open, Lease, Box<dyn Send>, Box<M>) {
+    (job.open, lease, job.touch, job.memory)
 }
 
 /// Fills a slot from engine memory: payload, zeros up to the block's border, header.

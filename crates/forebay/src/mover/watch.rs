@@ -82,3 +82,96 @@ impl<T> Watch<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread::spawn;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_mins(1);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    #[test]
+    fn miri_what_is_taken_in_time_is_not_given_up() {
+        let watch = Watch::new(LONG);
+        let cells: Vec<Cell<u32>> = (0..3).map(|thing| watch.add(thing)).collect();
+        assert_eq!(cells[1].lock().take(), Some(1));
+        let (tell, told) = channel();
+        watch.give_up_all(|thing| tell.send(thing).unwrap());
+        drop(tell);
+        assert_eq!(told.iter().collect::<Vec<u32>>(), [0, 2], "given up is what nobody took");
+        assert!(cells.iter().all(|cell| cell.lock().is_none()), "and it can be taken no more");
+        watch.give_up_all(|_| panic!("all were taken"));
+    }
+
+    #[test]
+    fn miri_what_nobody_takes_is_given_up_once_and_not_before_its_time() {
+        let watch = Arc::new(Watch::new(SHORT));
+        let (tell, told) = channel();
+        let keeping = Arc::clone(&watch);
+        let keeper = spawn(move || keeping.keep(|thing| tell.send((thing, Instant::now())).unwrap()));
+        for round in 0..3 {
+            // The keeper sleeps for want of anything to watch, or for the one before.
+            let began = Instant::now();
+            let cell = watch.add(round);
+            let (thing, at) = told.recv_timeout(LONG).expect("given up in the end");
+            assert_eq!(thing, round);
+            assert!(at >= began + SHORT);
+            assert_eq!(cell.lock().take(), None, "the device's late answer finds nothing");
+        }
+        watch.close();
+        keeper.join().unwrap();
+        assert!(told.recv().is_err(), "nothing was given up twice");
+    }
+
+    #[test]
+    fn miri_either_the_answer_or_the_watch_has_a_thing_never_both() {
+        let watch = Arc::new(Watch::new(Duration::from_micros(50)));
+        let (tell, told) = channel();
+        let keeping = Arc::clone(&watch);
+        let keeper = spawn(move || keeping.keep(|thing: u32| tell.send(thing).unwrap()));
+        let rounds = if cfg!(miri) { 8 } else { 2000 };
+        let mut taken: Vec<u32> = (0..rounds)
+            .filter_map(|thing| {
+                let cell = watch.add(thing);
+                std::thread::yield_now();
+                let mut own = cell.lock();
+                own.take()
+            })
+            .collect();
+        watch.close();
+        keeper.join().unwrap();
+        taken.extend(told.iter());
+        taken.sort_unstable();
+        assert_eq!(taken, (0..rounds).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn a_thing_that_lives_on_keeps_no_other_from_being_given_up() {
+        let watch = Arc::new(Watch::new(SHORT));
+        let (tell, told) = channel();
+        let keeping = Arc::clone(&watch);
+        let keeper = spawn(move || keeping.keep(|thing| tell.send(thing).unwrap()));
+        let answered = watch.add(1);
+        assert_eq!(answered.lock().take(), Some(1));
+        let _second = watch.add(2);
+        assert_eq!(told.recv_timeout(LONG), Ok(2), "the first cell is still held, but empty");
+        drop(watch.add(3));
+        let _fourth = watch.add(4);
+        assert_eq!(told.recv_timeout(LONG), Ok(4), "nobody waits for the third any more");
+        watch.close();
+        keeper.join().unwrap();
+    }
+
+    #[test]
+    fn closing_ends_the_keeper_though_things_are_watched() {
+        let watch = Arc::new(Watch::new(LONG));
+        let _cell = watch.add(1);
+        let keeping = Arc::clone(&watch);
+        let keeper = spawn(move || keeping.keep(|_| panic!("its time has not come")));
+        watch.close();
+        keeper.join().unwrap();
+    }
+}

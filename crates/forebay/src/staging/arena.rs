@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use crate::catalog::BLOCK_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 
+#[cfg(not(miri))]
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Memory for `slots` chunks.

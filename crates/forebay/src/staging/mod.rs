@@ -63,17 +63,29 @@ struct State {
     stores_holding: u32,
     loads_in_a_row: u32,
     in_use_max: u32,
-    last_release: Instant,
     /// From then on nobody gets a slot.
     closes_at: Option<Instant>,
 }
 
 /// Who waits, in order of arrival.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Line {
     waiters: VecDeque<u64>,
-    /// The last wait ran out and no slot has come free since: do not wait again.
+    /// When a slot last came free that this line may have.
+    last_release: Instant,
+    /// A wait ran out and no such slot has come free since: who arrives does not wait.
     stalled: bool,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self { waiters: VecDeque::new(), last_release: Instant::now(), stalled: false }
+    }
+
+    fn released(&mut self) {
+        self.last_release = Instant::now();
+        self.stalled = false;
+    }
 }
 
 /// Slots in use, for people and tests.
@@ -130,13 +142,12 @@ impl Staging {
             huge_bytes,
             state: Mutex::new(State {
                 free: (0..slots).rev().collect(),
-                waiting_loads: Line::default(),
-                waiting_stores: Line::default(),
+                waiting_loads: Line::new(),
+                waiting_stores: Line::new(),
                 next_waiter: 0,
                 stores_holding: 0,
                 loads_in_a_row: 0,
                 in_use_max: 0,
-                last_release: Instant::now(),
                 closes_at: None,
             }),
             changed: Condvar::new(),
@@ -169,6 +180,8 @@ impl Staging {
         let arrived = Instant::now();
         let me = state.next_waiter;
         state.next_waiter += 1;
+        // Who was there before the line stalled waits out its own patience.
+        let mut stalled = state.line(class).stalled;
         state.line(class).waiters.push_back(me);
         let outcome = loop {
             if state.closes_at.is_some_and(|at| at <= Instant::now()) {
@@ -181,18 +194,24 @@ impl Staging {
             {
                 break Ok(());
             }
-            let deadline = arrived.max(state.last_release) + patience;
-            if state.line(class).stalled || deadline <= Instant::now() {
+            stalled &= state.line(class).stalled;
+            let deadline = arrived.max(state.line(class).last_release).checked_add(patience);
+            if stalled || deadline.is_some_and(|at| at <= Instant::now()) {
                 state.line(class).stalled = true;
                 break Err(Refusal::Busy);
             }
-            let wake_at = state.closes_at.map_or(deadline, |at| at.min(deadline));
-            self.changed.wait_until(&mut state, wake_at);
+            match deadline.into_iter().chain(state.closes_at).min() {
+                Some(at) => {
+                    self.changed.wait_until(&mut state, at);
+                }
+                None => self.changed.wait(&mut state),
+            }
         };
         state.line(class).waiters.retain(|&waiter| waiter != me);
         let lease = outcome.map(|()| {
             let index = state.free.pop().expect("it was our turn, so a slot is free");
             match class {
+                Class::Load if state.waiting_stores.waiters.is_empty() => state.loads_in_a_row = 0,
                 Class::Load => state.loads_in_a_row += 1,
                 Class::Store => {
                     state.loads_in_a_row = 0;
@@ -259,10 +278,14 @@ impl Drop for Lease {
         if self.class == Class::Store {
             state.stores_holding -= 1;
         }
-        state.last_release = Instant::now();
-        state.waiting_loads.stalled = false;
-        state.waiting_stores.stalled = false;
+        state.waiting_loads.released();
+        if state.stores_holding + 1 < self.staging.arena.slots() {
+            state.waiting_stores.released();
+        }
         drop(state);
         self.staging.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests;
