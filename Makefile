@@ -21,13 +21,13 @@ test-python: setup native
 lint:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	$(VENV)/ruff format --check python demo scripts
-	$(VENV)/ruff check python demo scripts
+	$(VENV)/ruff format --check python demo scripts examples
+	$(VENV)/ruff check python demo scripts examples
 
 fmt:
 	cargo fmt
-	$(VENV)/ruff format python demo scripts
-	$(VENV)/ruff check --fix python demo scripts
+	$(VENV)/ruff format python demo scripts examples
+	$(VENV)/ruff check --fix python demo scripts examples
 
 # Undefined behaviour in the crates' unsafe code, as far as an interpreter can run it. Needs a nightly toolchain.
 miri:

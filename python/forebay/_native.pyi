@@ -117,28 +117,24 @@ class Cache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-class StorePlan:
-    key: bytes
-    status: Literal["write", "present", "refused"]
-    reason: str
-    message: bytes | None
-    """What the mover needs, when the status is "write"."""
+class ChunkPlan:
+    """What was decided on one chunk of a store or a load."""
 
-class LoadPlan:
     key: bytes
-    status: Literal["read", "miss"]
+    status: Literal["write", "present", "refused", "read", "miss"]
     reason: str
     message: bytes | None
+    """What the mover needs, when the status is "write" or "read"."""
 
 class ControlPlane:
     """The deciding half: owns the directory (lock, journal, index). For an engine's scheduler process."""
 
     def __init__(self, config: Config, chunk_bytes: int, namespace: Namespace | None = None) -> None: ...
     def lookup(self, keys: Sequence[bytes]) -> Lookup: ...
-    def plan_store(self, keys: Sequence[bytes], length: int, parent: bytes | None = None) -> list[StorePlan]:
+    def plan_store(self, keys: Sequence[bytes], length: int, parent: bytes | None = None) -> list[ChunkPlan]:
         """`keys` follow each other in a prompt; `parent` is the chunk before the first of them.
         Every "write" must be answered by one `finish`."""
-    def plan_load(self, keys: Sequence[bytes]) -> list[LoadPlan]:
+    def plan_load(self, keys: Sequence[bytes]) -> list[ChunkPlan]:
         """Pins each chunk until its `finish`."""
     def finish(self, message: bytes, status: str, reason: str = "") -> bool:
         """Takes a mover's result: "written", "loaded", "miss" or "failed". Commits, aborts, unpins or drops.

@@ -19,7 +19,8 @@ use pyo3::prelude::*;
 /// The module `forebay._native`.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    log_to_stderr();
+    // Unless the program around us has its own subscriber.
+    forebay_cli::log_to_stderr();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("Error", module.py().get_type::<error::Error>())?;
     module.add_class::<config::Config>()?;
@@ -30,8 +31,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<handle::StoreOutcome>()?;
     module.add_class::<handle::LoadOutcome>()?;
     module.add_class::<plane::ControlPlane>()?;
-    module.add_class::<plane::StorePlan>()?;
-    module.add_class::<plane::LoadPlan>()?;
+    module.add_class::<plane::ChunkPlan>()?;
     module.add_class::<plane::Mover>()?;
     module.add_class::<plane::Transfer>()?;
     module.add_class::<memory::PagedMemory>()?;
@@ -40,14 +40,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(keys::chunk_keys_from_blocks, module)?)?;
     module.add_function(wrap_pyfunction!(run_cli, module)?)?;
     Ok(())
-}
-
-/// Warnings and errors go to standard error, unless the program around us has its own subscriber. `FOREBAY_LOG` sets
-/// the level: `off`, `error`, `warn`, `info`, `debug`.
-fn log_to_stderr() {
-    let level = std::env::var("FOREBAY_LOG").ok().and_then(|level| level.parse().ok());
-    let level = level.unwrap_or(tracing_subscriber::filter::LevelFilter::WARN);
-    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
 }
 
 /// The command line, for the script that the wheel installs. Gives the exit code.

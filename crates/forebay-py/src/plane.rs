@@ -23,20 +23,9 @@ use crate::keys::{Namespace, from_bytes, one};
 use crate::memory::{sink, source};
 use crate::stats;
 
-/// A store's chunk, planned.
+/// What was decided on one chunk of a store or a load.
 #[pyclass(module = "forebay", frozen)]
-pub(crate) struct StorePlan {
-    key: ChunkKey,
-    #[pyo3(get)]
-    status: &'static str,
-    #[pyo3(get)]
-    reason: String,
-    message: Option<Vec<u8>>,
-}
-
-/// A load's chunk, planned.
-#[pyclass(module = "forebay", frozen)]
-pub(crate) struct LoadPlan {
+pub(crate) struct ChunkPlan {
     key: ChunkKey,
     #[pyo3(get)]
     status: &'static str,
@@ -46,7 +35,7 @@ pub(crate) struct LoadPlan {
 }
 
 #[pymethods]
-impl StorePlan {
+impl ChunkPlan {
     #[getter]
     fn key<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.key.as_bytes())
@@ -58,16 +47,15 @@ impl StorePlan {
     }
 }
 
-#[pymethods]
-impl LoadPlan {
-    #[getter]
-    fn key<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, self.key.as_bytes())
+impl ChunkPlan {
+    /// To be carried out.
+    fn to_do(key: ChunkKey, status: &'static str, plan: &Plan) -> Self {
+        Self { key, status, reason: String::new(), message: Some(plan.encode().to_vec()) }
     }
 
-    #[getter]
-    fn message<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        self.message.as_deref().map(|message| PyBytes::new(py, message))
+    /// Nothing to be done.
+    fn settled(key: ChunkKey, status: &'static str, reason: Option<&Reason>) -> Self {
+        Self { key, status, reason: reason.map(ToString::to_string).unwrap_or_default(), message: None }
     }
 }
 
@@ -112,7 +100,7 @@ impl ControlPlane {
         keys: &Bound<'_, PyAny>,
         length: u32,
         parent: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Vec<StorePlan>> {
+    ) -> PyResult<Vec<ChunkPlan>> {
         if length == 0 {
             return Err(argument(py, "a chunk to be stored is empty"));
         }
@@ -120,34 +108,21 @@ impl ControlPlane {
         let parent = parent.map(one).transpose()?;
         let plans = py.detach(|| self.control.plan_store(&chunks, parent));
         let plan = |((key, _), plan)| match plan {
-            control::StorePlan::Write(plan) => StorePlan {
-                key,
-                status: "write",
-                reason: String::new(),
-                message: Some(plan.encode().to_vec()),
-            },
-            control::StorePlan::Present => {
-                StorePlan { key, status: "present", reason: String::new(), message: None }
-            }
-            control::StorePlan::InFlight(_) => {
-                StorePlan { key, status: "refused", reason: Reason::InFlight.to_string(), message: None }
-            }
-            control::StorePlan::Refused(reason) => {
-                StorePlan { key, status: "refused", reason: reason.to_string(), message: None }
-            }
+            control::StorePlan::Write(plan) => ChunkPlan::to_do(key, "write", &plan),
+            control::StorePlan::Present => ChunkPlan::settled(key, "present", None),
+            control::StorePlan::InFlight(_) => ChunkPlan::settled(key, "refused", Some(&Reason::InFlight)),
+            control::StorePlan::Refused(reason) => ChunkPlan::settled(key, "refused", Some(&reason)),
         };
         Ok(chunks.into_iter().zip(plans).map(plan).collect())
     }
 
     /// Plans a load; each chunk is pinned until its `finish`.
-    fn plan_load(&self, keys: &Bound<'_, PyAny>) -> PyResult<Vec<LoadPlan>> {
+    fn plan_load(&self, keys: &Bound<'_, PyAny>) -> PyResult<Vec<ChunkPlan>> {
         let keys = from_bytes(keys)?;
         let plans = self.control.plan_load(&keys);
         let plan = |(key, plan): (ChunkKey, Option<Plan>)| match plan {
-            Some(plan) => {
-                LoadPlan { key, status: "read", reason: String::new(), message: Some(plan.encode().to_vec()) }
-            }
-            None => LoadPlan { key, status: "miss", reason: Reason::NotThere.to_string(), message: None },
+            Some(plan) => ChunkPlan::to_do(key, "read", &plan),
+            None => ChunkPlan::settled(key, "miss", Some(&Reason::NotThere)),
         };
         Ok(keys.into_iter().zip(plans).map(plan).collect())
     }

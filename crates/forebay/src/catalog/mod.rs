@@ -244,13 +244,10 @@ impl Catalog {
                     extents: Extents::default(),
                 };
                 // Nothing can reach a chunk whose predecessor is not stored: no room is made for it.
-                match if full { None } else { self.reserve(record, before, removed) } {
-                    Some((plan, id)) => (StoreDecision::Write(plan), Some(id)),
-                    None => {
-                        full = true;
-                        (StoreDecision::Full, None)
-                    }
-                }
+                let reserved = if full { None } else { self.reserve(record, before, removed) };
+                full |= reserved.is_none();
+                reserved
+                    .map_or((StoreDecision::Full, None), |(plan, id)| (StoreDecision::Write(plan), Some(id)))
             };
             chain.extend(id);
             depth = id.map_or(depth, |id| self.chunk(id).record.depth).saturating_add(1);
