@@ -121,7 +121,7 @@ class ChunkPlan:
     """What was decided on one chunk of a store or a load."""
 
     key: bytes
-    status: Literal["write", "present", "refused", "read", "miss"]
+    status: Literal["write", "present", "read", "miss", "refused"]
     reason: str
     message: bytes | None
     """What the mover needs, when the status is "write" or "read"."""

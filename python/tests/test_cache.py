@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -245,3 +248,40 @@ def test_a_bad_configuration_is_refused_by_key(tmp_path, keys, message):
     with pytest.raises(forebay.Error, match=message) as caught:
         forebay.Cache(config(tmp_path, **keys), chunk_bytes=CHUNK)
     assert caught.value.kind == "config"
+
+
+def test_what_is_kept_of_a_closed_cache_keeps_neither_directory_nor_interpreter(tmp_path):
+    keys = prompt(1, 3)
+    cache = forebay.Cache(config(tmp_path), chunk_bytes=CHUNK)
+    handle = cache.store(keys, [payload(key) for key in keys])
+    handle.wait(WAIT_S)
+    lookup = cache.lookup(keys)
+    cache.close()
+    with forebay.Cache(config(tmp_path), chunk_bytes=CHUNK) as again:
+        assert again.lookup(keys).chunks == 3
+    lookup.release()
+    assert handle.done()
+
+
+def test_dropping_everything_with_chunks_under_way_does_not_stop_the_interpreter(tmp_path):
+    keys = prompt(1, 200)
+    cache = forebay.Cache(config(tmp_path, slots=2), chunk_bytes=CHUNK)
+    handle = cache.store(keys, [bytearray(payload(key)) for key in keys], lambda key, outcome: None)
+    started_s = time.monotonic()
+    del cache
+    del handle
+    assert time.monotonic() - started_s < 5
+
+
+def test_a_program_may_end_without_closing(tmp_path):
+    program = f"""
+import forebay
+config = forebay.Config(local_disk={str(tmp_path)!r}, max_local_disk_size=0.0625, use_only_staging_buffer=True,
+                        max_local_cpu_size={2 * CHUNK / GIB}, disk_min_free_size=0)
+cache = forebay.Cache(config, {CHUNK})
+keys = forebay.chunk_keys(range(800), 4)
+handle = cache.store(keys, [bytes({CHUNK}) for _ in keys], lambda key, outcome: print(outcome.status))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.split() == ["stored"] * 200
+    assert ended.stderr == ""

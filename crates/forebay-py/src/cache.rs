@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 
 use crate::config::Config;
 use crate::error::{argument, closed, raise};
+use crate::exit::at_exit;
 use crate::handle::{Handle, LoadOutcome, StoreOutcome, log_callback_error, seconds};
 use crate::keys::{Namespace, from_bytes, one};
 use crate::memory::{buffer_sink, buffer_source};
@@ -77,8 +78,14 @@ impl Cache {
         let config = &config.resolved.config;
         let namespace = namespace.map(|namespace| &namespace.0);
         let cache = py.detach(|| forebay::Cache::open(config, chunk_bytes, namespace));
-        let cache = cache.map_err(|error| raise(py, &error))?;
-        Ok(Self { cache: Mutex::new(Some(Arc::new(cache))) })
+        let cache = Arc::new(cache.map_err(|error| raise(py, &error))?);
+        let weak = Arc::downgrade(&cache);
+        at_exit(move |patience| {
+            if let Some(cache) = weak.upgrade() {
+                cache.close(patience);
+            }
+        });
+        Ok(Self { cache: Mutex::new(Some(cache)) })
     }
 
     /// Stores chunks from any contiguous readable buffers; returns at once. Leave the buffers alone until it is done.
@@ -102,7 +109,7 @@ impl Cache {
         });
         let chunks = keys.into_iter().zip(sources).collect();
         let batch = py.detach(|| cache.store(chunks, parent, told)).map_err(|error| raise(py, &error))?;
-        Ok(Handle::store(cache, batch))
+        Ok(Handle::store(&cache, batch))
     }
 
     /// How much of this prompt is there.
@@ -129,7 +136,7 @@ impl Cache {
         });
         let chunks = keys.into_iter().zip(sinks).collect();
         let batch = py.detach(|| cache.load(chunks, told));
-        Ok(Handle::load(cache, batch))
+        Ok(Handle::load(&cache, batch))
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -173,7 +180,7 @@ impl Drop for Cache {
     fn drop(&mut self) {
         // A thread of the cache may want the GIL to finish a callback: do not wait for it while holding it.
         if let Some(cache) = self.cache.lock().take() {
-            Python::attach(|py| py.detach(|| drop(cache)));
+            Python::try_attach(|py| py.detach(|| drop(cache)));
         }
     }
 }
@@ -183,7 +190,8 @@ fn same_count(py: Python<'_>, keys: usize, buffers: usize) -> PyResult<()> {
 }
 
 fn tell<T: for<'py> IntoPyObject<'py>>(callback: &Py<PyAny>, key: &[u8], outcome: T) {
-    Python::attach(|py| {
+    // Without an interpreter there is nobody left to tell.
+    Python::try_attach(|py| {
         let key = pyo3::types::PyBytes::new(py, key);
         if let Err(error) = callback.call1(py, (key, outcome)) {
             log_callback_error(py, &error);

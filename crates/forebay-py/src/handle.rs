@@ -1,6 +1,6 @@
 //! `forebay.Handle` and the outcomes it gives.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use forebay::mover::Batch;
@@ -93,16 +93,17 @@ enum Either {
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct Handle {
     batch: Either,
-    cache: Arc<forebay::Cache>,
+    /// Weak, so that a handle that is kept does not keep the cache.
+    cache: Weak<forebay::Cache>,
 }
 
 impl Handle {
-    pub(crate) fn store(cache: Arc<forebay::Cache>, batch: Arc<Batch<forebay::StoreOutcome>>) -> Self {
-        Self { batch: Either::Store(batch), cache }
+    pub(crate) fn store(cache: &Arc<forebay::Cache>, batch: Arc<Batch<forebay::StoreOutcome>>) -> Self {
+        Self { batch: Either::Store(batch), cache: Arc::downgrade(cache) }
     }
 
-    pub(crate) fn load(cache: Arc<forebay::Cache>, batch: Arc<Batch<forebay::LoadOutcome>>) -> Self {
-        Self { batch: Either::Load(batch), cache }
+    pub(crate) fn load(cache: &Arc<forebay::Cache>, batch: Arc<Batch<forebay::LoadOutcome>>) -> Self {
+        Self { batch: Either::Load(batch), cache: Arc::downgrade(cache) }
     }
 }
 
@@ -130,16 +131,17 @@ impl Handle {
     }
 
     fn cancel(&self, py: Python<'_>) {
-        py.detach(|| match &self.batch {
-            Either::Store(batch) => self.cache.cancel(batch),
-            Either::Load(batch) => self.cache.cancel(batch),
+        py.detach(|| match (&self.batch, self.cache.upgrade()) {
+            (Either::Store(batch), Some(cache)) => cache.cancel(batch),
+            (Either::Load(batch), Some(cache)) => cache.cancel(batch),
+            (_, None) => {} // closed, so everything has ended
         });
     }
 
     /// Calls `then()` on a thread of forebay's when all chunks have ended; at once if they have.
     fn _on_done(&self, py: Python<'_>, then: Py<PyAny>) {
         let then = move || {
-            Python::attach(|py| {
+            Python::try_attach(|py| {
                 if let Err(error) = then.call0(py) {
                     error.write_unraisable(py, None);
                 }

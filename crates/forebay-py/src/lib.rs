@@ -8,6 +8,7 @@
 mod cache;
 mod config;
 mod error;
+mod exit;
 mod handle;
 mod keys;
 mod memory;
@@ -39,6 +40,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(keys::chunk_keys, module)?)?;
     module.add_function(wrap_pyfunction!(keys::chunk_keys_from_blocks, module)?)?;
     module.add_function(wrap_pyfunction!(run_cli, module)?)?;
+    let close_all = wrap_pyfunction!(exit::close_all, module)?;
+    module.py().import("atexit")?.call_method1("register", (close_all,))?;
     Ok(())
 }
 

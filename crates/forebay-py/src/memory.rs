@@ -134,7 +134,7 @@ struct Called {
 impl Called {
     /// Calls a method with a memoryview that does not outlive the call.
     fn call(&self, method: &str, slot: *mut u8, len: usize, flags: i32) -> Result<(), String> {
-        Python::attach(|py| -> PyResult<()> {
+        let called = Python::try_attach(|py| -> PyResult<()> {
             let len = ffi::Py_ssize_t::try_from(len)?;
             // SAFETY: the slot is leased to the caller of this method for the whole call, and the view is released
             // below, before the call returns. What Python makes from the view it must not keep: that is the stated
@@ -145,8 +145,11 @@ impl Called {
             let called = self.object.bind(py).call_method1(method, (&view,));
             let released = view.call_method0("release");
             called.and(released).map(|_| ())
-        })
-        .map_err(|error| error.to_string())
+        });
+        match called {
+            Some(outcome) => outcome.map_err(|error| error.to_string()),
+            None => Err("the interpreter has ended".into()),
+        }
     }
 }
 

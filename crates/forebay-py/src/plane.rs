@@ -1,6 +1,6 @@
 //! `forebay.ControlPlane` and `forebay.Mover`: the two halves, for an engine whose scheduler and workers are apart.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use forebay::cache::load_status;
@@ -18,6 +18,7 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::cache::Lookup;
 use crate::config::Config;
 use crate::error::{argument, closed, raise};
+use crate::exit::at_exit;
 use crate::handle::{interruptible, seconds};
 use crate::keys::{Namespace, from_bytes, one};
 use crate::memory::{sink, source};
@@ -67,6 +68,14 @@ fn decode(py: Python<'_>, message: &[u8]) -> PyResult<Plan> {
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct ControlPlane {
     control: control::ControlPlane,
+    chunk_bytes: u64,
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        // It writes a checkpoint: nobody else in the interpreter has to wait for that.
+        Python::try_attach(|py| py.detach(|| self.control.close()));
+    }
 }
 
 #[pymethods]
@@ -85,7 +94,7 @@ impl ControlPlane {
             config.staging_slots(chunk_bytes)?;
             control::ControlPlane::open(config, chunk_bytes, namespace)
         });
-        Ok(Self { control: control.map_err(|error| raise(py, &error))? })
+        Ok(Self { control: control.map_err(|error| raise(py, &error))?, chunk_bytes })
     }
 
     fn lookup(&self, keys: &Bound<'_, PyAny>) -> PyResult<Lookup> {
@@ -101,8 +110,12 @@ impl ControlPlane {
         length: u32,
         parent: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Vec<ChunkPlan>> {
-        if length == 0 {
-            return Err(argument(py, "a chunk to be stored is empty"));
+        if length == 0 || u64::from(length) > self.chunk_bytes {
+            let message = format!(
+                "a chunk of {length} bytes is empty or larger than chunk_bytes, {}",
+                self.chunk_bytes
+            );
+            return Err(argument(py, message));
         }
         let chunks: Vec<(ChunkKey, u32)> = from_bytes(keys)?.into_iter().map(|key| (key, length)).collect();
         let parent = parent.map(one).transpose()?;
@@ -120,9 +133,10 @@ impl ControlPlane {
     fn plan_load(&self, keys: &Bound<'_, PyAny>) -> PyResult<Vec<ChunkPlan>> {
         let keys = from_bytes(keys)?;
         let plans = self.control.plan_load(&keys);
-        let plan = |(key, plan): (ChunkKey, Option<Plan>)| match plan {
-            Some(plan) => ChunkPlan::to_do(key, "read", &plan),
-            None => ChunkPlan::settled(key, "miss", Some(&Reason::NotThere)),
+        let plan = |(key, plan): (ChunkKey, Result<Plan, Reason>)| match plan {
+            Ok(plan) => ChunkPlan::to_do(key, "read", &plan),
+            Err(reason @ Reason::NotThere) => ChunkPlan::settled(key, "miss", Some(&reason)),
+            Err(reason) => ChunkPlan::settled(key, "refused", Some(&reason)),
         };
         Ok(keys.into_iter().zip(plans).map(plan).collect())
     }
@@ -177,7 +191,8 @@ type End = (Vec<u8>, &'static str, String);
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct Transfer {
     batch: Arc<Batch<End>>,
-    mover: Arc<forebay::Mover>,
+    /// Weak, so that a transfer that is kept does not keep the mover.
+    mover: Weak<forebay::Mover>,
 }
 
 #[pymethods]
@@ -213,7 +228,10 @@ impl Transfer {
     }
 
     fn cancel(&self, py: Python<'_>) {
-        py.detach(|| self.mover.cancel(&self.batch));
+        py.detach(|| match self.mover.upgrade() {
+            Some(mover) => mover.cancel(&self.batch),
+            None => self.batch.cancel(),
+        });
     }
 }
 
@@ -239,8 +257,14 @@ impl Mover {
             let file = LateBlockFile::new(data_path(&directory), config.disk_direct_io == DirectIo::Auto);
             forebay::Mover::start(config, chunk_bytes, Arc::new(file))
         };
-        let mover = py.detach(start).map_err(|error| raise(py, &error))?;
-        Ok(Self { mover: Mutex::new(Some(Arc::new(mover))) })
+        let mover = Arc::new(py.detach(start).map_err(|error| raise(py, &error))?);
+        let weak = Arc::downgrade(&mover);
+        at_exit(move |patience| {
+            if let Some(mover) = weak.upgrade() {
+                mover.close(patience);
+            }
+        });
+        Ok(Self { mover: Mutex::new(Some(mover)) })
     }
 
     /// Writes chunks: `sources` are buffers, `PagedChunk`s or objects with `fill(memoryview)`.
@@ -264,7 +288,7 @@ impl Mover {
             };
             mover.store(Job::new(&batch, plan, memory, answer));
         }
-        Ok(Transfer { batch, mover })
+        Ok(Transfer { batch, mover: Arc::downgrade(&mover) })
     }
 
     /// Reads chunks: `sinks` are writable buffers, `PagedChunk`s or objects with `drain(memoryview)`.
@@ -281,7 +305,7 @@ impl Mover {
             };
             mover.load(Job::new(&batch, plan, memory, answer));
         }
-        Ok(Transfer { batch, mover })
+        Ok(Transfer { batch, mover: Arc::downgrade(&mover) })
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -308,7 +332,7 @@ impl Drop for Mover {
     fn drop(&mut self) {
         // A thread of the mover may want the GIL to finish a copy: do not wait for it while holding it.
         if let Some(mover) = self.mover.lock().take() {
-            Python::attach(|py| py.detach(|| drop(mover)));
+            Python::try_attach(|py| py.detach(|| drop(mover)));
         }
     }
 }

@@ -110,7 +110,7 @@ impl Cache {
                     let answer = move |plan: Plan, verdict: Verdict| {
                         let committed = control.finish_store(plan.ticket, verdict.is_ok());
                         let verdict = verdict.and(committed);
-                        following.ended(plan.ticket, verdict.is_ok());
+                        let stored = verdict.is_ok();
                         match verdict {
                             Ok(()) => end(StoreStatus::Stored, None),
                             Err(reason @ (Reason::Busy | Reason::Closed)) => {
@@ -118,6 +118,7 @@ impl Cache {
                             }
                             Err(reason) => end(StoreStatus::Failed, Some(reason)),
                         }
+                        following.ended(plan.ticket, stored);
                     };
                     self.mover.store(Job::new(&batch, plan, source, answer));
                 }
@@ -159,9 +160,16 @@ impl Cache {
                     batch.end(index, outcome);
                 }
             };
-            let Some(plan) = plan else {
-                end(LoadStatus::Miss, Some(Reason::NotThere), None);
-                continue;
+            let plan = match plan {
+                Ok(plan) => plan,
+                Err(Reason::NotThere) => {
+                    end(LoadStatus::Miss, Some(Reason::NotThere), None);
+                    continue;
+                }
+                Err(reason) => {
+                    end(LoadStatus::Failed, Some(reason), None);
+                    continue;
+                }
             };
             let control = Arc::clone(&self.control);
             let answer = move |plan: Plan, verdict: Verdict| {
@@ -187,6 +195,7 @@ impl Cache {
     /// Takes no more work, finishes what it has for at most `drain`, ends the rest, writes a checkpoint.
     pub fn close(&self, drain: Duration) {
         self.mover.close(drain);
+        self.following.give_up();
         self.control.close();
     }
 

@@ -54,15 +54,19 @@ impl Crew {
 
     /// Waits for all threads to end, at most until `deadline`. Their owner has told them to.
     pub(crate) fn join(&self, deadline: Instant) {
+        // Called from one of them (a callback that closes the cache), it does not wait for itself.
+        let me = std::thread::current().id();
+        let mine = usize::from(self.threads.lock().iter().any(|thread| thread.thread().id() == me));
         let mut count = self.working.count.lock();
-        while *count > 0 {
+        while *count > mine {
             if self.working.changed.wait_until(&mut count, deadline).timed_out() {
                 break;
             }
         }
-        let ended = *count == 0;
+        let ended = *count <= mine;
         drop(count);
-        for thread in self.threads.lock().drain(..) {
+        let threads: Vec<JoinHandle<()>> = self.threads.lock().drain(..).collect();
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != me) {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if !ended && !thread.is_finished() {
                 tracing::error!(name, "a thread did not end in time and was left behind");

@@ -11,6 +11,9 @@ use crate::catalog::Ticket;
 use crate::control::ControlPlane;
 use crate::key::ChunkKey;
 
+/// Stores that may follow one store. More of the same chunk at once are refused.
+const FOLLOWERS_MAX: usize = 1024;
+
 type Told = Box<dyn FnOnce(bool) + Send>;
 
 /// Who follows which store.
@@ -20,15 +23,23 @@ pub(crate) struct Following {
 }
 
 impl Following {
-    /// Calls `told` with whether the chunk is there, when the store under `ticket` has ended; now, if it has.
+    /// Calls `told` with whether the chunk is there, when the store under `ticket` has ended; now, if it has, or if
+    /// too many follow it already.
     pub(crate) fn follow(&self, control: &ControlPlane, ticket: Ticket, key: &ChunkKey, told: Told) {
         let mut waiting = self.waiting.lock();
-        if control.is_writing(ticket) {
+        let crowded = waiting.get(&ticket).is_some_and(|followers| followers.len() >= FOLLOWERS_MAX);
+        if control.is_writing(ticket) && !crowded {
             waiting.entry(ticket).or_default().push(told);
         } else {
             drop(waiting);
             told(control.contains(key));
         }
+    }
+
+    /// Tells everybody that it will not be: the cache is closed.
+    pub(crate) fn give_up(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        waiting.into_values().flatten().for_each(|told| told(false));
     }
 
     /// Tells all who follow `ticket`. To be called after the control plane has taken its outcome.

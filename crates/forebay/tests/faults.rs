@@ -173,8 +173,7 @@ fn guarantee_9_a_full_queue_is_busy_and_not_a_miss() {
     let cache = Cache::open_with(&config, CHUNK as u64, None, |file| faults.around(file)).unwrap();
     faults.stall_writes(true);
     let keys = prompt(0, 30);
-    let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, CHUNK)) as _)).collect();
-    let batch = cache.store(chunks, None, None).unwrap();
+    let batch = begin_store(&cache, &keys, CHUNK);
     let refused = batch.poll();
     assert!(refused.len() >= 20, "{} refused", refused.len());
     for end in refused {
@@ -318,4 +317,80 @@ fn a_lock_that_a_forked_child_inherited_ends_with_its_owner() {
     drop(cache);
     drop(home.open());
     drop(inherited);
+}
+
+#[test]
+fn guarantee_9_a_checkpoint_that_fails_for_a_while_is_made_up_for() {
+    let home = Home::new(CHUNK, 2, 8 << 20);
+    let cache = home.open();
+    // No file can be made where a directory stands.
+    std::fs::create_dir(home.path("checkpoint.new")).unwrap();
+    let refused = (0..1000).any(|number| {
+        store(&cache, &prompt(number, 50), 1).iter().any(|end| end.reason == Some(Reason::Busy))
+    });
+    assert!(refused, "the journal was never full: the test is too small");
+    assert!(cache.stats().control.degraded);
+    assert!(allocated_bytes(home.directory.path()) <= 8 << 20);
+    std::fs::remove_dir(home.path("checkpoint.new")).unwrap();
+    let started = Instant::now();
+    let keys = prompt(9999, 1);
+    while store(&cache, &keys, 1)[0].status != StoreStatus::Stored {
+        assert!(started.elapsed() < PATIENCE, "stores are refused for ever");
+        std::thread::yield_now();
+    }
+    assert!(!cache.stats().control.degraded);
+}
+
+#[test]
+fn guarantee_9_a_store_is_not_starved_by_loads() {
+    let home = Home::new(CHUNK, 8, 64 << 20);
+    let cache = home.open();
+    let loaded = prompt(0, 4);
+    store_all(&cache, &loaded, CHUNK);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    count_right(&cache, &loaded, CHUNK);
+                }
+            });
+        }
+        for number in 1..20 {
+            store_all(&cache, &prompt(number, 2), CHUNK);
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn guarantee_10_a_panic_at_the_end_of_one_batch_is_no_other_batchs() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let faults = Faults::new();
+    let cache = home.open_with(&faults);
+    faults.stall_writes(true);
+    let keys = prompt(0, 1);
+    let batches = [(); 3].map(|()| begin_store(&cache, &keys, CHUNK));
+    batches.iter().for_each(|batch| batch.on_done(|| panic!("what was to be called panics")));
+    faults.stall_writes(false);
+    let ends = batches.map(|batch| batch.wait(Some(PATIENCE)).expect("each batch ends").remove(0).status);
+    assert_eq!(ends, [StoreStatus::Stored, StoreStatus::Present, StoreStatus::Present]);
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn guarantee_4_a_cache_may_be_closed_from_a_callback_and_opened_again() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let cache = Arc::new(home.open());
+    let closed = Arc::clone(&cache);
+    let keys = prompt(0, 1);
+    let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, CHUNK)) as _)).collect();
+    let close = move |_: &forebay::StoreOutcome| closed.close(Duration::MAX);
+    let started = Instant::now();
+    let batch = cache.store(chunks, None, Some(Arc::new(close))).unwrap();
+    batch.wait(Some(PATIENCE)).expect("the store ends");
+    assert!(started.elapsed() < Duration::from_secs(5), "closing waited for itself");
+    // A pinned lookup and a batch may outlive it; the directory is free all the same.
+    assert_eq!(count_right(&home.open(), &keys, CHUNK), 1);
 }

@@ -122,8 +122,7 @@ fn guarantee_3_a_load_is_served_while_stores_fill_the_buffer() {
     store_all(&cache, &first, 4 * KIB);
     faults.stall_writes(true);
     let keys = prompt(1, 50);
-    let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, 4 * KIB)) as _)).collect();
-    let stores = cache.store(chunks, None, None).unwrap();
+    let stores = begin_store(&cache, &keys, 4 * KIB);
     faults.wait_for_arrivals(2);
     // One store stands at the device, the others wait for its slot; the other slot is the load's.
     assert_eq!(count_right(&cache, &first, 4 * KIB), 1);
@@ -182,8 +181,7 @@ fn guarantee_4_nothing_leaks_when_a_batch_is_cancelled() {
     let cache = home.open_with(&faults);
     faults.stall_writes(true);
     let keys = prompt(0, 50);
-    let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, CHUNK)) as _)).collect();
-    let batch = cache.store(chunks, None, None).unwrap();
+    let batch = begin_store(&cache, &keys, CHUNK);
     faults.wait_for_arrivals(1);
     cache.cancel(&batch);
     // Engine memory is free again though the device does not move.
@@ -205,8 +203,7 @@ fn guarantee_4_closing_ends_everything_under_way() {
     let cache = home.open_with(&faults);
     faults.stall_writes(true);
     let keys = prompt(0, 50);
-    let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, CHUNK)) as _)).collect();
-    let batch = cache.store(chunks, None, None).unwrap();
+    let batch = begin_store(&cache, &keys, CHUNK);
     faults.wait_for_arrivals(1);
     std::thread::scope(|scope| {
         scope.spawn(|| cache.close(Duration::ZERO));
@@ -233,8 +230,7 @@ fn guarantee_5_a_chunk_being_written_is_not_a_hit() {
     let cache = home.open_with(&faults);
     faults.stall_writes(true);
     let keys = prompt(0, 2);
-    let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, CHUNK)) as _)).collect();
-    let batch = cache.store(chunks, None, None).unwrap();
+    let batch = begin_store(&cache, &keys, CHUNK);
     faults.wait_for_arrivals(2);
     // All of it is in the staging buffer now, and none of it may be found there.
     assert!(matches!(cache.lookup(&keys), Lookup::Pending));

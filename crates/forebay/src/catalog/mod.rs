@@ -49,6 +49,10 @@ const EPOCH_SHIFT: u32 = 40;
 /// The largest epoch there is room for.
 pub const EPOCH_MAX: u32 = (1 << (u64::BITS - EPOCH_SHIFT)) - 1;
 
+/// How many times the blocks of a chunk are freed for it at most. Chunks of one size need them once; a large one among
+/// small ones may find what is freed too scattered, and then grows its room over several stores.
+const FREED_FOR_ONE_MAX: u64 = 8;
+
 /// What has happened to a catalog since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -244,10 +248,15 @@ impl Catalog {
                     extents: Extents::default(),
                 };
                 // Nothing can reach a chunk whose predecessor is not stored: no room is made for it.
-                let reserved = if full { None } else { self.reserve(record, before, removed) };
-                full |= reserved.is_none();
-                reserved
-                    .map_or((StoreDecision::Full, None), |(plan, id)| (StoreDecision::Write(plan), Some(id)))
+                if self.tickets_left() == 0 {
+                    (StoreDecision::Busy, None)
+                } else {
+                    let reserved = if full { None } else { self.reserve(record, before, removed) };
+                    full |= reserved.is_none();
+                    reserved.map_or((StoreDecision::Full, None), |(plan, id)| {
+                        (StoreDecision::Write(plan), Some(id))
+                    })
+                }
             };
             chain.extend(id);
             depth = id.map_or(depth, |id| self.chunk(id).record.depth).saturating_add(1);
@@ -265,7 +274,10 @@ impl Catalog {
     pub fn plan_load(&mut self, keys: &[ChunkKey]) -> Vec<LoadDecision> {
         keys.iter()
             .map(|key| match self.index.get(key).copied() {
-                Some(id) if self.chunk(id).state == State::Committed && self.tickets_left() > 0 => {
+                Some(id) if self.chunk(id).state == State::Committed => {
+                    if self.tickets_left() == 0 {
+                        return LoadDecision::Busy;
+                    }
                     let chunk = self.chunk_mut(id);
                     chunk.pins += 1;
                     let record = chunk.record;
@@ -316,8 +328,8 @@ impl Catalog {
     }
 
     /// What the read under this ticket found is not what was stored: the chunk is dropped. Gives the removal to
-    /// record, unless the chunk was dropped already or the ticket is not that of an open read.
-    pub fn discard(&mut self, ticket: Ticket) -> Option<Entry> {
+    /// record, if the chunk was not dropped already; `None` when the ticket is not that of an open read.
+    pub fn discard(&mut self, ticket: Ticket) -> Option<Option<Entry>> {
         let Some(&Open::Read(id)) = self.open.get(&ticket) else { return None };
         self.open.remove(&ticket);
         let removal = (self.chunk(id).state == State::Committed).then(|| {
@@ -326,7 +338,7 @@ impl Catalog {
             self.unlist(id)
         });
         self.unpin(id);
-        removal
+        Some(removal)
     }
 
     /// Whether a chunk is there. Does not count as use.
@@ -356,6 +368,11 @@ impl Catalog {
     /// Tickets that are open: zero when nothing is under way.
     pub fn open_tickets(&self) -> usize {
         self.open.len()
+    }
+
+    /// Writes that are open.
+    pub fn open_writes(&self) -> usize {
+        self.open.values().filter(|open| matches!(open, Open::Write(_))).count()
     }
 
     /// The tier's address space.
@@ -393,18 +410,23 @@ impl Catalog {
         removed: &mut Vec<Entry>,
     ) -> Option<(Plan, u32)> {
         let blocks = u32::try_from(ChunkRecord::blocks(record.length)).ok()?;
-        if self.tickets_left() == 0 || blocks > self.space.blocks() {
+        if blocks > self.space.blocks() {
             return None;
         }
         // The chunk this one continues may be the very one that would be evicted for it.
         if let Some(id) = parent {
             self.chunk_mut(id).pins += 1;
         }
+        let freed_max = self.space.free_blocks() + FREED_FOR_ONE_MAX * u64::from(blocks);
         let extents = loop {
             if self.len() < self.limits.chunks_max as usize
                 && let Some(extents) = self.space.allocate(blocks)
             {
                 break Some(extents);
+            }
+            // In small pieces all over the tier: rather no room for one chunk than the loss of all others.
+            if self.space.free_blocks() > freed_max {
+                break None;
             }
             match self.evict() {
                 Some(removal) => removed.push(removal),

@@ -62,6 +62,8 @@ pub enum StoreDecision {
     InFlight(Ticket),
     /// There is no room that may be freed.
     Full,
+    /// The catalog keeps as many tickets open as it may.
+    Busy,
 }
 
 /// What becomes of one chunk of a load.
@@ -71,6 +73,8 @@ pub enum LoadDecision {
     Read(Plan),
     /// It is not there.
     Miss,
+    /// The catalog keeps as many tickets open as it may.
+    Busy,
 }
 
 /// How much of a prompt is there.

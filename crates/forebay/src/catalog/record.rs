@@ -5,7 +5,7 @@
 
 use twox_hash::XxHash3_64;
 
-use super::extent::{EXTENTS_MAX, Extent, Extents, blocks_for};
+use super::extent::{BLOCK_BYTES, EXTENTS_MAX, Extent, Extents, blocks_for};
 use crate::key::ChunkKey;
 
 /// Length of an encoded record.
@@ -34,6 +34,11 @@ impl ChunkRecord {
     /// Blocks that a chunk of `length` payload bytes takes, its header included.
     pub const fn blocks(length: u32) -> u64 {
         1 + blocks_for(length as u64)
+    }
+
+    /// Bytes of the payload with its padding, a whole number of blocks.
+    pub const fn padded_bytes(&self) -> usize {
+        blocks_for(self.length as u64) as usize * BLOCK_BYTES
     }
 }
 

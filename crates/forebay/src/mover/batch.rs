@@ -3,6 +3,7 @@
 //! Promises: every chunk of a batch ends exactly once; the batch is done after its last chunk's end was made known;
 //! waiting for it takes no longer than asked. A caller that loses interest may drop it: the chunks go on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -78,7 +79,7 @@ impl<T: Clone> Batch<T> {
         let mut state = self.state.lock();
         if state.is_done() {
             drop(state);
-            then();
+            call(Box::new(then));
         } else {
             state.then.push(Box::new(then));
         }
@@ -96,7 +97,7 @@ impl<T: Clone> Batch<T> {
         let then = if state.is_done() { std::mem::take(&mut state.then) } else { Vec::new() };
         drop(state);
         self.changed.notify_all();
-        then.into_iter().for_each(|then| then());
+        then.into_iter().for_each(call);
     }
 }
 
@@ -145,6 +146,13 @@ impl<T> Batch<T> {
             }
         }
         Some(state)
+    }
+}
+
+/// Calls what may panic: that is its author's, and no reason to stop on the way.
+fn call(then: Box<dyn FnOnce() + Send>) {
+    if catch_unwind(AssertUnwindSafe(then)).is_err() {
+        tracing::error!("what was to be called at the end of a batch panicked");
     }
 }
 

@@ -4,7 +4,8 @@
 //! * a chunk takes one slot, from just before its bytes move until its transfer is over, and the slot is free
 //!   before the chunk's end is told; nothing waits for a slot while it holds one, so two slots are enough for any
 //!   number of chunks of any number of callers;
-//! * every job is answered exactly once, also when code panics, a device hangs or the mover is closed;
+//! * every job is answered exactly once, also when code panics or the mover is closed; a load also when the device
+//!   hangs. A write that hangs is answered when the device does: until then its blocks cannot be anybody else's;
 //! * a load is answered well only after header, binding and payload checksum were right.
 //!
 //! Assumes that the plans it is given come from the catalog that owns the directory. It knows no policy and keeps
@@ -22,10 +23,8 @@ mod watch;
 use std::hash::Hasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 pub use batch::{Batch, Touch};
 pub use memory::{Observer, PIECE_BYTES, Sink, Source};
@@ -33,7 +32,7 @@ pub use pages::{Region, Regions};
 use queue::{JobQueue, NotTaken};
 use watch::Watch;
 
-use crate::catalog::{BLOCK_BYTES, ChunkRecord, Plan, blocks_for};
+use crate::catalog::{ChunkRecord, Plan};
 use crate::config::{Config, DiskSync};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
@@ -43,6 +42,9 @@ use crate::tier::disk::block_file::BlockFile;
 use crate::tier::disk::engine::{ChunkTransfer, Direction, IoEngine};
 use crate::tier::disk::header::{self, Corruption};
 use crate::tier::disk::threads::ThreadEngine;
+
+/// The longest that closing waits for what is under way.
+const DRAIN_MAX: Duration = Duration::from_hours(24);
 
 /// What became of a plan.
 pub type Verdict = Result<(), Reason>;
@@ -160,7 +162,7 @@ struct Counters {
 pub struct Mover {
     shared: Arc<Shared>,
     pumps: Crew,
-    closed: Mutex<bool>,
+    closed: AtomicBool,
 }
 
 struct Shared {
@@ -197,7 +199,7 @@ impl Mover {
             sync_each: config.disk_sync == DiskSync::Always,
             counters: Arc::default(),
         });
-        let mover = Self { shared, pumps: Crew::default(), closed: Mutex::new(false) };
+        let mover = Self { shared, pumps: Crew::default(), closed: AtomicBool::new(false) };
         let work: [(&str, Life); 3] = [
             ("forebay-stores", |shared| shared.pump(&shared.stores, Shared::store)),
             ("forebay-loads", |shared| shared.pump(&shared.loads, Shared::load)),
@@ -260,10 +262,11 @@ impl Mover {
 
     /// Takes no more jobs, works off those it has for at most `drain`, answers the rest, ends its threads.
     pub fn close(&self, drain: Duration) {
-        let mut closed = self.closed.lock();
-        if std::mem::replace(&mut *closed, true) {
+        if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
+        // A day is as good as for ever, and can be added to the time of day.
+        let drain = drain.min(DRAIN_MAX);
         let shared = &self.shared;
         shared.stores.close();
         shared.loads.close();
@@ -414,8 +417,7 @@ fn divide<'a>(
     if memory_len != length {
         return Err(Reason::Engine(format!("the buffer is {memory_len} bytes, the chunk {length}")));
     }
-    let padded = usize::try_from(blocks_for(u64::from(record.length))).unwrap_or(usize::MAX) * BLOCK_BYTES;
-    match slot.get_mut(..padded) {
+    match slot.get_mut(..record.padded_bytes()) {
         Some(slot) => Ok(slot.split_at_mut(length)),
         None => Err(Reason::Engine(format!("a chunk of {length} bytes is larger than a staging slot"))),
     }

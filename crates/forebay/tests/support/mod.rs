@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use forebay::config::Config;
+use forebay::mover::Batch;
 use forebay::tier::disk::block_file::BlockFile;
 use forebay::{Cache, ChunkKey, LoadOutcome, Namespace, StoreOutcome, StoreStatus, Value};
 use parking_lot::{Condvar, Mutex};
@@ -97,14 +98,15 @@ pub fn bytes_of(key: &ChunkKey, len: usize) -> Vec<u8> {
     out
 }
 
+/// Begins to store chunks of `len` bytes.
+pub fn begin_store(cache: &Cache, keys: &[ChunkKey], len: usize) -> Arc<Batch<StoreOutcome>> {
+    let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, len)) as _)).collect();
+    cache.store(chunks, None, None).expect("the chunks are not too large")
+}
+
 /// Stores chunks of `len` bytes and waits for their ends.
 pub fn store(cache: &Cache, keys: &[ChunkKey], len: usize) -> Vec<StoreOutcome> {
-    let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, len)) as _)).collect();
-    cache
-        .store(chunks, None, None)
-        .expect("the chunks are not too large")
-        .wait(Some(PATIENCE))
-        .expect("stores end")
+    begin_store(cache, keys, len).wait(Some(PATIENCE)).expect("stores end")
 }
 
 /// Stores chunks that must end up stored.

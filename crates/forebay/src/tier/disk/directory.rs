@@ -6,10 +6,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
+
 use super::block_file::OsBlockFile;
 use super::capacity::{Division, reserve_space};
 use super::format_file::{read_format, write_format};
-use super::journal::{Journal, write_checkpoint};
+use super::journal::{Journal, SEGMENT_RECORDS, write_checkpoint};
 use super::lock::Lock;
 use super::namespaces::describe;
 use super::recovery::{Found, read_journal, rebuild};
@@ -43,7 +45,7 @@ pub struct Directory {
     path: PathBuf,
     epoch: u32,
     journal_records_max: u64,
-    _lock: Lock,
+    lock: Mutex<Option<Lock>>,
 }
 
 /// What opening a directory gives.
@@ -135,17 +137,18 @@ impl Directory {
         if rebuilt.is_some() || void {
             // The old journal is not to be read again.
             let records: Vec<ChunkRecord> = catalog.committed().copied().collect();
-            let segment = journal.rotate()?;
-            write_checkpoint(path, epoch, segment, &records)?;
+            journal = journal.next_segment()()?;
+            write_checkpoint(path, epoch, journal.segment(), &records)?;
         }
         let directory = Self {
             path: path.clone(),
             epoch,
             journal_records_max: division.journal_records_max,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         };
         let Found { interrupted, replayed, .. } = found;
-        let journal_records = replayed + gone.len() as u64;
+        let segments = super::journal::segments(path).map_or(1, |segments| segments.len() as u64);
+        let journal_records = replayed + gone.len() as u64 + SEGMENT_RECORDS * segments;
         Ok(Opened { directory, catalog, journal, journal_records, interrupted, rebuilt })
     }
 
@@ -162,6 +165,11 @@ impl Directory {
     /// Journal records without a checkpoint after which one is due. Twice as many fit into the capacity.
     pub fn journal_records_max(&self) -> u64 {
         self.journal_records_max
+    }
+
+    /// Lets somebody else own it. Whoever calls this writes nothing to it any more.
+    pub fn give_back(&self) {
+        self.lock.lock().take();
     }
 
     /// Notes a namespace's fields, so that people can be told whose chunks these are.

@@ -29,11 +29,12 @@ pub struct ChunkTransfer {
     pub record: ChunkRecord,
     /// Header page and payload, whole blocks of it.
     pub lease: Lease,
-    /// Called exactly once, on a thread of the engine.
+    /// Called when the device is done, on a thread of the engine; at once, if that is shut down. Dropped uncalled if
+    /// the transfer panics: what it holds must see to itself then.
     pub finish: Finish,
 }
 
-/// Moves chunks. Reads go before writes, and writes never occupy the whole engine.
+/// Moves chunks. Reads go before writes but do not starve them, and writes never occupy the whole engine.
 pub trait IoEngine: Send + Sync {
     /// Takes a transfer over; returns at once. There are never more of them than there are slots.
     fn submit(&self, transfer: ChunkTransfer);

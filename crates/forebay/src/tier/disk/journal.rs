@@ -19,6 +19,8 @@ use super::header::FORMAT_VERSION;
 use crate::catalog::{ChunkRecord, Entry, RECORD_BYTES, u32_at, u64_at};
 use crate::error::{Error, Result};
 
+/// What a segment takes of the space set aside for the journal, in records: a block of the file system.
+pub const SEGMENT_RECORDS: u64 = 32;
 /// Name of the checkpoint's file.
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 const CHECKPOINT_NEW_FILE: &str = "checkpoint.new";
@@ -160,13 +162,15 @@ impl Journal {
         self.file.try_clone()
     }
 
-    /// Goes on in a new segment; gives its number, from which on a checkpoint of this moment is to be replayed.
-    ///
-    /// # Errors
-    /// When the file cannot be made; the journal then goes on where it was.
-    pub fn rotate(&mut self) -> Result<u64> {
-        *self = Self::begin(&self.directory, self.segment + 1, self.epoch)?;
-        Ok(self.segment)
+    /// Its segment's number.
+    pub fn segment(&self) -> u64 {
+        self.segment
+    }
+
+    /// Begins the segment after this one, when called; needs nothing of this journal then.
+    pub fn next_segment(&self) -> impl FnOnce() -> Result<Self> + use<> {
+        let (directory, segment, epoch) = (self.directory.clone(), self.segment + 1, self.epoch);
+        move || Self::begin(&directory, segment, epoch)
     }
 }
 

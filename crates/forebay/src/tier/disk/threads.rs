@@ -1,8 +1,8 @@
 //! An I/O engine of threads with blocking, vectored reads and writes: works everywhere.
 //!
-//! Promises: a read is taken before any write that waits; at most all but one of the threads write at a time, so
-//! a read never waits for more than the transfers already on the device; a panic in a transfer's `finish` costs
-//! that transfer only.
+//! Promises: a read is taken before any write that waits, but after [`LOADS_IN_A_ROW_MAX`] reads in a row a write has
+//! its turn; at most all but one of the threads write at a time; a panic in a transfer's `finish` costs that transfer
+//! only.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,9 +14,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::block_file::{BlockFile, read_blocks, write_blocks};
 use super::engine::{ChunkTransfer, Direction, IoEngine};
-use crate::catalog::{BLOCK_BYTES, blocks_for};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
+use crate::staging::LOADS_IN_A_ROW_MAX;
 
 /// See the module's documentation.
 pub struct ThreadEngine {
@@ -36,6 +36,8 @@ struct Queue {
     reads: VecDeque<ChunkTransfer>,
     writes: VecDeque<ChunkTransfer>,
     writing: u32,
+    /// Reads taken while a write waited that could have been.
+    reads_in_a_row: u32,
     closed: bool,
 }
 
@@ -109,12 +111,14 @@ impl Shared {
     fn next(&self) -> Option<ChunkTransfer> {
         let mut queue = self.queue.lock();
         loop {
-            if let Some(read) = queue.reads.pop_front() {
+            let writable = queue.writing < self.writers_max && !queue.writes.is_empty();
+            let writes_turn = writable && queue.reads_in_a_row >= LOADS_IN_A_ROW_MAX;
+            if !writes_turn && let Some(read) = queue.reads.pop_front() {
+                queue.reads_in_a_row = if writable { queue.reads_in_a_row + 1 } else { 0 };
                 return Some(read);
             }
-            if queue.writing < self.writers_max
-                && let Some(write) = queue.writes.pop_front()
-            {
+            if writable && let Some(write) = queue.writes.pop_front() {
+                queue.reads_in_a_row = 0;
                 queue.writing += 1;
                 return Some(write);
             }
@@ -129,8 +133,7 @@ impl Shared {
 fn carry_out(file: &dyn BlockFile, transfer: ChunkTransfer) {
     let ChunkTransfer { direction, record, mut lease, finish } = transfer;
     let (header, payload) = lease.parts();
-    let padded = usize::try_from(blocks_for(u64::from(record.length))).unwrap_or(usize::MAX) * BLOCK_BYTES;
-    let outcome = match (payload.get_mut(..padded), direction) {
+    let outcome = match (payload.get_mut(..record.padded_bytes()), direction) {
         (None, _) => Err(io::Error::new(io::ErrorKind::InvalidInput, "the chunk is larger than a slot")),
         (Some(payload), Direction::Read) => read_blocks(file, &record.extents, header, payload),
         (Some(payload), Direction::Write) => write_blocks(file, &record.extents, header, payload),

@@ -1,0 +1,140 @@
+//! Keeping the journal: what is written to it, and the thread that writes checkpoints and syncs.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::stats::add;
+use super::{Shared, State};
+use crate::catalog::{ChunkRecord, Entry};
+use crate::config::DiskSync;
+use crate::error::{Error, Result};
+use crate::tier::disk::block_file::BlockFile;
+use crate::tier::disk::journal::{SEGMENT_RECORDS, write_checkpoint};
+
+/// Between a checkpoint that failed and the next.
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
+
+impl Shared {
+    /// Adds to the journal, or to what it owes; `false` when that failed.
+    pub(super) fn append(&self, state: &mut State, entries: &[Entry]) -> bool {
+        if state.given_back {
+            return false;
+        }
+        let limit = self.directory.journal_records_max();
+        let mut owed = std::mem::take(&mut state.unrecorded);
+        owed.extend_from_slice(entries);
+        let outcome = if state.journal_records + owed.len() as u64 > 2 * limit {
+            // The keeper does not keep up: the directory must not outgrow its capacity for that.
+            state.checkpoint_due = true;
+            self.wake.notify_all();
+            Err(io::Error::new(io::ErrorKind::StorageFull, "the journal waits for a checkpoint"))
+        } else {
+            state.journal.append(&owed)
+        };
+        match outcome {
+            Ok(()) => {
+                if self.counters.journal_failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!("the journal can be written again");
+                }
+                state.dirty = true;
+                state.journal_records += owed.len() as u64;
+                if state.journal_records > limit && !state.checkpoint_due {
+                    state.checkpoint_due = true;
+                    self.wake.notify_all();
+                }
+                true
+            }
+            Err(error) => {
+                // A put that failed is told as failed; a removal has happened, and is owed.
+                owed.retain(|entry| matches!(entry, Entry::Remove(..)));
+                state.unrecorded = owed;
+                add(&self.counters.journal_errors, 1);
+                if !self.counters.journal_failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, directory = %self.directory.path().display(),
+                        "cannot write the journal: stores are refused until it can be written");
+                }
+                false
+            }
+        }
+    }
+
+    /// The keeper's life: checkpoints when due, syncs when asked for.
+    pub(super) fn keep(&self) {
+        let interval = match self.disk_sync {
+            DiskSync::Interval(interval) => Some(interval),
+            DiskSync::None | DiskSync::Always => None,
+        };
+        let mut synced_at = Instant::now();
+        loop {
+            let (checkpoint, sync, closed) = {
+                let mut state = self.state.lock();
+                loop {
+                    let sync_at = interval.filter(|_| state.dirty).map(|interval| synced_at + interval);
+                    if state.checkpoint_due || state.closed || sync_at.is_some_and(|at| at <= Instant::now())
+                    {
+                        break;
+                    }
+                    match sync_at.or(interval.map(|interval| Instant::now() + interval)) {
+                        Some(at) => {
+                            self.wake.wait_until(&mut state, at);
+                        }
+                        None => self.wake.wait(&mut state),
+                    }
+                }
+                let checkpoint = std::mem::take(&mut state.checkpoint_due);
+                let sync = interval.is_some() && std::mem::take(&mut state.dirty);
+                (checkpoint, sync.then(|| state.journal.sync_handle()), state.closed)
+            };
+            if let Some(journal) = sync {
+                synced_at = Instant::now();
+                self.report(self.data.sync().and_then(|()| journal?.sync_data()).map_err(|error| {
+                    Error::io(format!("syncing {}", self.directory.path().display()), error)
+                }));
+            }
+            if checkpoint {
+                let outcome = self.checkpoint();
+                let failed = outcome.is_err();
+                self.report(outcome);
+                if failed {
+                    self.pause();
+                }
+            }
+            if closed {
+                return;
+            }
+        }
+    }
+
+    /// Lets a second pass before a checkpoint that failed is tried again, unless the end comes first.
+    fn pause(&self) {
+        let until = Instant::now() + CHECKPOINT_PAUSE;
+        let mut state = self.state.lock();
+        while !state.closed && !self.wake.wait_until(&mut state, until).timed_out() {}
+        state.checkpoint_due = true;
+    }
+
+    /// Writes down what is committed now, and goes on in a new segment from that moment. The lock is held for the
+    /// copy only: the new segment is begun before (empty beside one that still grows, it does no harm).
+    fn checkpoint(&self) -> Result<()> {
+        let begin = self.state.lock().journal.next_segment();
+        let fresh = begin()?;
+        let (segment, records, covered) = {
+            let mut state = self.state.lock();
+            let records: Vec<ChunkRecord> = state.catalog.committed().copied().collect();
+            state.journal = fresh;
+            state.journal_records += SEGMENT_RECORDS;
+            (state.journal.segment(), records, state.journal_records - SEGMENT_RECORDS)
+        };
+        write_checkpoint(self.directory.path(), self.directory.epoch(), segment, &records)?;
+        self.state.lock().journal_records -= covered;
+        Ok(())
+    }
+
+    fn report(&self, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            add(&self.counters.journal_errors, 1);
+            tracing::error!(%error, "keeping the journal failed; what was committed is still on disk");
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The control plane: the catalog with its directory and journal, for as many threads as like.
+//!
+//! Promises: what it says is stored is in the journal; what it gives to be read stays where it is until the outcome
+//! is reported; an outcome is taken once. It never touches a chunk's bytes: a [`crate::mover::Mover`], of this
+//! process or another one, does. All calls return without waiting for a device, except that with
+//! `disk_sync: always` a commit waits for the journal to be on it.
+//!
+//! One lock guards catalog and journal together, so that their orders cannot differ. It is held for microseconds, and
+//! for as long as it takes to copy the catalog's records when a checkpoint begins; a thread of its own writes that.
+
+mod keeper;
+mod lookup;
+mod stats;
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Condvar, Mutex};
+
+pub use lookup::{Hit, Lookup};
+pub use stats::ControlStats;
+use stats::{Counters, add};
+
+use crate::catalog::{Catalog, Entry, LoadDecision, LookupDecision, Plan, StoreDecision, Ticket};
+use crate::config::{Config, DirectIo, DiskSync};
+use crate::crew::{Crew, JOIN_PATIENCE};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{ChunkKey, Namespace};
+use crate::outcome::{LoadStatus, Reason};
+use crate::tier::disk::block_file::OsBlockFile;
+use crate::tier::disk::directory::{Directory, Opened, Settings, data_path};
+use crate::tier::disk::journal::Journal;
+
+/// See the module's documentation.
+pub struct ControlPlane {
+    shared: Arc<Shared>,
+    keeper: Crew,
+}
+
+/// What the calls and the keeper share.
+struct Shared {
+    directory: Directory,
+    disk_sync: DiskSync,
+    data: OsBlockFile,
+    state: Mutex<State>,
+    wake: Condvar,
+    counters: Counters,
+    interrupted: u64,
+    rebuilt: Option<String>,
+}
+
+struct State {
+    catalog: Catalog,
+    journal: Journal,
+    closed: bool,
+    checkpoint_due: bool,
+    /// Journal records that no checkpoint covers.
+    journal_records: u64,
+    /// Removals that could not be written yet: they go before whatever is written next.
+    unrecorded: Vec<Entry>,
+    dirty: bool,
+    /// The directory is not ours any more: nothing may be written to it.
+    given_back: bool,
+}
+
+impl State {
+    /// Whether so much waits for a checkpoint that no more is planned until there is one.
+    fn journal_is_behind(&self, directory: &Directory) -> bool {
+        let limit = directory.journal_records_max();
+        self.journal_records > limit + limit / 2
+    }
+}
+
+/// A store's chunk, planned.
+#[derive(Debug)]
+pub enum StorePlan {
+    /// To be written, and reported with [`ControlPlane::finish_store`].
+    Write(Plan),
+    /// There already.
+    Present,
+    /// Another store of it is under way, under this ticket.
+    InFlight(Ticket),
+    /// Not to be stored now.
+    Refused(Reason),
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+}
+
+impl ControlPlane {
+    /// Opens the directory that the configuration names, for chunks of up to `chunk_bytes` payload bytes.
+    /// `namespace` is noted in the directory for people to read.
+    ///
+    /// # Errors
+    /// When the configuration does not fit or the directory cannot be used: see [`Directory::open`].
+    pub fn open(config: &Config, chunk_bytes: u64, namespace: Option<&Namespace>) -> Result<Self> {
+        let path = config.local_disk.clone().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Config,
+                "local_disk is not set; name the directory that is to hold the cache",
+            )
+        })?;
+        let settings = Settings {
+            path,
+            capacity_bytes: config.max_local_disk_bytes,
+            min_free_bytes: config.disk_min_free_bytes,
+            chunk_bytes,
+            direct_io: config.disk_direct_io == DirectIo::Auto,
+        };
+        let Opened { directory, catalog, journal, journal_records, interrupted, rebuilt } =
+            Directory::open(&settings)?;
+        if let Some(namespace) = namespace {
+            directory.describe(namespace)?;
+        }
+        let data = OsBlockFile::open(&data_path(directory.path()), settings.direct_io)?;
+        let state = State {
+            catalog,
+            journal,
+            closed: false,
+            checkpoint_due: journal_records > directory.journal_records_max(),
+            journal_records,
+            unrecorded: Vec::new(),
+            dirty: false,
+            given_back: false,
+        };
+        let shared = Arc::new(Shared {
+            directory,
+            disk_sync: config.disk_sync,
+            data,
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            counters: Counters::default(),
+            interrupted,
+            rebuilt,
+        });
+        let control = Self { shared, keeper: Crew::default() };
+        let shared = Arc::clone(&control.shared);
+        control.keeper.spawn("forebay-keeper".into(), move || shared.keep())?;
+        Ok(control)
+    }
+
+    /// How much of this prompt is there. A hit is pinned until it is dropped.
+    pub fn lookup(&self, keys: &[ChunkKey]) -> Lookup {
+        let decision = {
+            let mut state = self.shared.state.lock();
+            if state.closed { LookupDecision::Busy } else { state.catalog.lookup(keys) }
+        };
+        let counters = &self.shared.counters;
+        add(&counters.lookups, 1);
+        add(&counters.lookup_chunks, keys.len() as u64);
+        match decision {
+            LookupDecision::Hit { chunks, ticket } => {
+                add(&counters.hits, 1);
+                add(&counters.hit_chunks, chunks as u64);
+                Lookup::Hit(Hit { chunks, ticket, shared: Arc::clone(&self.shared) })
+            }
+            LookupDecision::Miss => {
+                add(&counters.misses, 1);
+                Lookup::Miss
+            }
+            LookupDecision::Pending => {
+                add(&counters.pending, 1);
+                Lookup::Pending
+            }
+            LookupDecision::Busy => {
+                add(&counters.busy, 1);
+                Lookup::Busy
+            }
+        }
+    }
+
+    /// Plans the store of consecutive chunks of a prompt (key and payload bytes each); `parent` is the chunk before
+    /// the first of them. Every [`StorePlan::Write`] must be answered by one [`Self::finish_store`].
+    pub fn plan_store(&self, chunks: &[(ChunkKey, u32)], parent: Option<ChunkKey>) -> Vec<StorePlan> {
+        let mut state = self.shared.state.lock();
+        if state.closed {
+            return chunks.iter().map(|_| StorePlan::Refused(Reason::Closed)).collect();
+        }
+        if state.journal_is_behind(&self.shared.directory) {
+            // Stores come faster than checkpoints are written, which takes a small cache: let the keeper catch up.
+            add(&self.shared.counters.busy, 1);
+            return chunks.iter().map(|_| StorePlan::Refused(Reason::Busy)).collect();
+        }
+        let mut removed = Vec::new();
+        let decisions = state.catalog.plan_store(chunks, parent, now_ms(), &mut removed);
+        // What was evicted must be gone for good before anything is written over it.
+        let owes_nothing = removed.is_empty() && state.unrecorded.is_empty();
+        let recorded = owes_nothing || self.shared.append(&mut state, &removed);
+        decisions
+            .into_iter()
+            .map(|decision| match decision {
+                StoreDecision::Write(plan) if recorded => StorePlan::Write(plan),
+                StoreDecision::Write(plan) => {
+                    state.catalog.abort(plan.ticket);
+                    StorePlan::Refused(Reason::Journal)
+                }
+                StoreDecision::Present => StorePlan::Present,
+                StoreDecision::InFlight(ticket) => StorePlan::InFlight(ticket),
+                StoreDecision::Busy => StorePlan::Refused(Reason::Busy),
+                StoreDecision::Full => {
+                    add(&self.shared.counters.refused_full, 1);
+                    StorePlan::Refused(Reason::Full)
+                }
+            })
+            .collect()
+    }
+
+    /// Takes a mover's word on a write: with `written` the chunk is committed and found from now on.
+    ///
+    /// # Errors
+    /// Why it is not committed though it was written; [`Reason::Unknown`] when the ticket is not that of an open
+    /// write.
+    pub fn finish_store(&self, ticket: Ticket, written: bool) -> Result<(), Reason> {
+        let shared = &self.shared;
+        let mut state = shared.state.lock();
+        let Some(record) = state.catalog.writing(ticket) else { return Err(Reason::Unknown) };
+        if !written {
+            state.catalog.abort(ticket);
+            add(&shared.counters.store_failed, 1);
+            return Ok(());
+        }
+        if !shared.append(&mut state, &[Entry::Put(record)]) {
+            state.catalog.abort(ticket);
+            add(&shared.counters.store_failed, 1);
+            return Err(Reason::Journal);
+        }
+        state.catalog.commit(ticket);
+        add(&shared.counters.stored, 1);
+        let sync = (shared.disk_sync == DiskSync::Always).then(|| state.journal.sync_handle());
+        drop(state);
+        if let Some(sync) = sync
+            && let Err(error) = sync.and_then(|file| file.sync_data())
+        {
+            add(&shared.counters.journal_errors, 1);
+            return Err(Reason::Io(error.to_string()));
+        }
+        Ok(())
+    }
+
+    /// Whether the write under this ticket is still open.
+    pub fn is_writing(&self, ticket: Ticket) -> bool {
+        self.shared.state.lock().catalog.writing(ticket).is_some()
+    }
+
+    /// Whether a chunk is there now. Does not count as use.
+    pub fn contains(&self, key: &ChunkKey) -> bool {
+        self.shared.state.lock().catalog.contains(key)
+    }
+
+    /// Plans a load: each chunk that is there is pinned until its [`Self::finish_load`]. An error is why a chunk is
+    /// not to be read: [`Reason::NotThere`] is a miss, [`Reason::Busy`] and [`Reason::Closed`] are not.
+    pub fn plan_load(&self, keys: &[ChunkKey]) -> Vec<Result<Plan, Reason>> {
+        let mut state = self.shared.state.lock();
+        if state.closed {
+            return keys.iter().map(|_| Err(Reason::Closed)).collect();
+        }
+        state
+            .catalog
+            .plan_load(keys)
+            .into_iter()
+            .map(|decision| match decision {
+                LoadDecision::Read(plan) => Ok(plan),
+                LoadDecision::Miss => Err(Reason::NotThere),
+                LoadDecision::Busy => Err(Reason::Busy),
+            })
+            .collect()
+    }
+
+    /// Takes a mover's word on a read. A chunk that was not what was stored, or could not be read, is dropped: it
+    /// would fail again. `false` when the ticket is not that of an open read.
+    pub fn finish_load(&self, ticket: Ticket, status: LoadStatus, reason: Option<&Reason>) -> bool {
+        let shared = &self.shared;
+        let counter = match (status, reason) {
+            (LoadStatus::Miss, _) => &shared.counters.corrupt,
+            (LoadStatus::Failed, Some(Reason::Io(_))) => &shared.counters.io_failed,
+            (LoadStatus::Loaded | LoadStatus::Failed, _) => {
+                return shared.state.lock().catalog.release(ticket);
+            }
+        };
+        let mut state = shared.state.lock();
+        let Some(removal) = state.catalog.discard(ticket) else { return false };
+        add(counter, 1);
+        if let Some(removal) = removal {
+            shared.append(&mut state, &[removal]);
+        }
+        true
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> ControlStats {
+        ControlStats::of(&self.shared)
+    }
+
+    /// The directory's data file.
+    pub fn data_path(&self) -> std::path::PathBuf {
+        data_path(self.shared.directory.path())
+    }
+
+    /// Takes no more plans, writes a checkpoint, ends the thread and gives the directory back. Outcomes of open plans
+    /// are still taken; while a write is open the directory stays this one's, until the last who uses it is gone.
+    pub fn close(&self) {
+        {
+            let mut state = self.shared.state.lock();
+            state.closed = true;
+            state.checkpoint_due = !state.given_back;
+        }
+        self.shared.wake.notify_all();
+        self.keeper.join(Instant::now() + JOIN_PATIENCE);
+        let mut state = self.shared.state.lock();
+        if !state.given_back && state.catalog.open_writes() == 0 {
+            state.given_back = true;
+            self.shared.directory.give_back();
+        }
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,115 @@
+//! Figures of a control plane: how often what happened, and what is there now.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::Shared;
+use crate::catalog::BLOCK_BYTES;
+use crate::tier::disk::block_file::BlockFile;
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) lookups: AtomicU64,
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) pending: AtomicU64,
+    pub(super) busy: AtomicU64,
+    pub(super) hit_chunks: AtomicU64,
+    pub(super) lookup_chunks: AtomicU64,
+    pub(super) stored: AtomicU64,
+    pub(super) store_failed: AtomicU64,
+    pub(super) refused_full: AtomicU64,
+    pub(super) corrupt: AtomicU64,
+    pub(super) io_failed: AtomicU64,
+    pub(super) journal_errors: AtomicU64,
+    pub(super) journal_failing: AtomicBool,
+}
+
+/// Figures of a control plane.
+#[derive(Debug, Clone, Default)]
+pub struct ControlStats {
+    /// Chunks that are there.
+    pub chunks: u64,
+    /// Bytes of disk they take, headers included.
+    pub used_bytes: u64,
+    /// Bytes of disk chunks may take.
+    pub capacity_bytes: u64,
+    /// Lookups, and how they were answered.
+    pub lookups: u64,
+    /// Lookups that found at least one chunk.
+    pub hits: u64,
+    /// Lookups that found none.
+    pub misses: u64,
+    /// Lookups whose first chunk was being stored.
+    pub pending: u64,
+    /// Lookups and stores that came faster than they could be answered.
+    pub busy: u64,
+    /// Chunks asked for in lookups.
+    pub lookup_chunks: u64,
+    /// Chunks found in lookups.
+    pub hit_chunks: u64,
+    /// Chunks stored.
+    pub stored: u64,
+    /// Stores that failed.
+    pub store_failed: u64,
+    /// Stores refused because nothing could be evicted for them.
+    pub refused_full: u64,
+    /// Chunks evicted.
+    pub evictions: u64,
+    /// Chunks whose bytes on disk were not what was stored.
+    pub corrupt: u64,
+    /// Chunks that could not be read.
+    pub io_failed: u64,
+    /// Times the journal could not be written.
+    pub journal_errors: u64,
+    /// Whether stores are refused because the journal cannot be written now.
+    pub degraded: bool,
+    /// Plans and lookups that are open.
+    pub open_tickets: u64,
+    /// Journal records that death had interrupted, found at the start.
+    pub journal_interrupted: u64,
+    /// Why the index was rebuilt from the headers at the start, if it was.
+    pub rebuilt: Option<String>,
+    /// Whether data goes past the page cache.
+    pub direct_io: bool,
+}
+
+/// Counts something.
+pub(super) fn add(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+impl ControlStats {
+    pub(super) fn of(shared: &Shared) -> Self {
+        let state = shared.state.lock();
+        let counts = state.catalog.counts();
+        let space = state.catalog.space();
+        let block = BLOCK_BYTES as u64;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &shared.counters;
+        Self {
+            chunks: state.catalog.len() as u64,
+            used_bytes: (u64::from(space.blocks()) - space.free_blocks()) * block,
+            capacity_bytes: u64::from(space.blocks()) * block,
+            lookups: read(&counters.lookups),
+            hits: read(&counters.hits),
+            misses: read(&counters.misses),
+            pending: read(&counters.pending),
+            busy: read(&counters.busy),
+            lookup_chunks: read(&counters.lookup_chunks),
+            hit_chunks: read(&counters.hit_chunks),
+            stored: read(&counters.stored),
+            store_failed: read(&counters.store_failed),
+            refused_full: read(&counters.refused_full),
+            evictions: counts.evicted,
+            corrupt: read(&counters.corrupt),
+            io_failed: read(&counters.io_failed),
+            journal_errors: read(&counters.journal_errors),
+            degraded: counters.journal_failing.load(Ordering::Relaxed)
+                || state.journal_is_behind(&shared.directory),
+            open_tickets: state.catalog.open_tickets() as u64,
+            journal_interrupted: shared.interrupted,
+            rebuilt: shared.rebuilt.clone(),
+            direct_io: shared.data.is_direct(),
+        }
+    }
+}
