@@ -342,7 +342,7 @@ impl World {
                     this = Some(*generation);
                 }
                 StoreDecision::Busy => {
-                    assert!(!self.tickets_left(), "there is a ticket for it")
+                    assert!(!self.tickets_left(), "there is a ticket for it");
                 }
                 StoreDecision::Full if single => self.was_full(key, length, before),
                 StoreDecision::Full => {}

@@ -38,7 +38,7 @@ impl ChunkRecord {
 
     /// Bytes of the payload with its padding, a whole number of blocks.
     pub const fn padded_bytes(&self) -> usize {
-        blocks_for(self.length as u64) as usize * BLOCK_BYTES
+        (self.length as usize).next_multiple_of(BLOCK_BYTES)
     }
 }
 

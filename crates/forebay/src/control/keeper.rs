@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::stats::add;
-use super::{Shared, State};
+use super::{Phase, Shared, State};
 use crate::catalog::{ChunkRecord, Entry};
 use crate::config::DiskSync;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
 impl Shared {
     /// Adds to the journal, or to what it owes; `false` when that failed.
     pub(super) fn append(&self, state: &mut State, entries: &[Entry]) -> bool {
-        if state.given_back {
+        if state.phase == Phase::GivenBack {
             return false;
         }
         let limit = self.directory.journal_records_max();
@@ -71,7 +71,9 @@ impl Shared {
                 let mut state = self.state.lock();
                 loop {
                     let sync_at = interval.filter(|_| state.dirty).map(|interval| synced_at + interval);
-                    if state.checkpoint_due || state.closed || sync_at.is_some_and(|at| at <= Instant::now())
+                    if state.checkpoint_due
+                        || state.is_closed()
+                        || sync_at.is_some_and(|at| at <= Instant::now())
                     {
                         break;
                     }
@@ -84,7 +86,7 @@ impl Shared {
                 }
                 let checkpoint = std::mem::take(&mut state.checkpoint_due);
                 let sync = interval.is_some() && std::mem::take(&mut state.dirty);
-                (checkpoint, sync.then(|| state.journal.sync_handle()), state.closed)
+                (checkpoint, sync.then(|| state.journal.sync_handle()), state.is_closed())
             };
             if let Some(journal) = sync {
                 synced_at = Instant::now();
@@ -110,7 +112,7 @@ impl Shared {
     fn pause(&self) {
         let until = Instant::now() + CHECKPOINT_PAUSE;
         let mut state = self.state.lock();
-        while !state.closed && !self.wake.wait_until(&mut state, until).timed_out() {}
+        while !state.is_closed() && !self.wake.wait_until(&mut state, until).timed_out() {}
         state.checkpoint_due = true;
     }
 

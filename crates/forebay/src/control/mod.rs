@@ -49,21 +49,33 @@ struct Shared {
     rebuilt: Option<String>,
 }
 
+/// How far the end of a control plane has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No more plans are made.
+    Closed,
+    /// The directory is not ours any more: nothing may be written to it.
+    GivenBack,
+}
+
 struct State {
     catalog: Catalog,
     journal: Journal,
-    closed: bool,
+    phase: Phase,
     checkpoint_due: bool,
     /// Journal records that no checkpoint covers.
     journal_records: u64,
     /// Removals that could not be written yet: they go before whatever is written next.
     unrecorded: Vec<Entry>,
     dirty: bool,
-    /// The directory is not ours any more: nothing may be written to it.
-    given_back: bool,
 }
 
 impl State {
+    fn is_closed(&self) -> bool {
+        self.phase != Phase::Open
+    }
+
     /// Whether so much waits for a checkpoint that no more is planned until there is one.
     fn journal_is_behind(&self, directory: &Directory) -> bool {
         let limit = directory.journal_records_max();
@@ -119,12 +131,11 @@ impl ControlPlane {
         let state = State {
             catalog,
             journal,
-            closed: false,
+            phase: Phase::Open,
             checkpoint_due: journal_records > directory.journal_records_max(),
             journal_records,
             unrecorded: Vec::new(),
             dirty: false,
-            given_back: false,
         };
         let shared = Arc::new(Shared {
             directory,
@@ -146,7 +157,7 @@ impl ControlPlane {
     pub fn lookup(&self, keys: &[ChunkKey]) -> Lookup {
         let decision = {
             let mut state = self.shared.state.lock();
-            if state.closed { LookupDecision::Busy } else { state.catalog.lookup(keys) }
+            if state.is_closed() { LookupDecision::Busy } else { state.catalog.lookup(keys) }
         };
         let counters = &self.shared.counters;
         add(&counters.lookups, 1);
@@ -176,7 +187,7 @@ impl ControlPlane {
     /// the first of them. Every [`StorePlan::Write`] must be answered by one [`Self::finish_store`].
     pub fn plan_store(&self, chunks: &[(ChunkKey, u32)], parent: Option<ChunkKey>) -> Vec<StorePlan> {
         let mut state = self.shared.state.lock();
-        if state.closed {
+        if state.is_closed() {
             return chunks.iter().map(|_| StorePlan::Refused(Reason::Closed)).collect();
         }
         if state.journal_is_behind(&self.shared.directory) {
@@ -254,7 +265,7 @@ impl ControlPlane {
     /// not to be read: [`Reason::NotThere`] is a miss, [`Reason::Busy`] and [`Reason::Closed`] are not.
     pub fn plan_load(&self, keys: &[ChunkKey]) -> Vec<Result<Plan, Reason>> {
         let mut state = self.shared.state.lock();
-        if state.closed {
+        if state.is_closed() {
             return keys.iter().map(|_| Err(Reason::Closed)).collect();
         }
         state
@@ -304,14 +315,16 @@ impl ControlPlane {
     pub fn close(&self) {
         {
             let mut state = self.shared.state.lock();
-            state.closed = true;
-            state.checkpoint_due = !state.given_back;
+            if state.phase == Phase::Open {
+                state.phase = Phase::Closed;
+                state.checkpoint_due = true;
+            }
         }
         self.shared.wake.notify_all();
         self.keeper.join(Instant::now() + JOIN_PATIENCE);
         let mut state = self.shared.state.lock();
-        if !state.given_back && state.catalog.open_writes() == 0 {
-            state.given_back = true;
+        if state.phase == Phase::Closed && state.catalog.open_writes() == 0 {
+            state.phase = Phase::GivenBack;
             self.shared.directory.give_back();
         }
     }
