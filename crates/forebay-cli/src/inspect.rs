@@ -166,8 +166,8 @@ fn tell(out: &mut dyn Write, directory: &Path, sight: &Sight) -> io::Result<()> 
         (None, number) => format!("sound, {} that death interrupted", count(number, "record")),
     };
     writeln!(out, "{}", directory.display())?;
-    if let Some(pid) = &sight.owner {
-        writeln!(out, "in use   by process {pid}; this is a snapshot")?;
+    if let Some(owner) = &sight.owner {
+        writeln!(out, "in use   by {owner}; this is a snapshot")?;
     }
     writeln!(out, "format   {format}\ndata     {data}\njournal  {journal}")?;
     if found.damage.is_some() {
