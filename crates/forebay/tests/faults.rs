@@ -137,7 +137,9 @@ fn guarantee_9_a_device_that_does_not_answer_fails_the_load_in_time() {
     assert!(ends.iter().any(|(end, _)| end.reason == Some(Reason::Busy)));
     // The slots come back when the device does, and what came late was not used.
     faults.stall_reads(false);
+    let started = Instant::now();
     while cache.stats().mover.staging.in_use > 0 {
+        assert!(started.elapsed() < PATIENCE, "the slots do not come back");
         std::thread::yield_now();
     }
     assert_eq!(count_right(&cache, &keys, CHUNK), 6, "a slow device is no reason to forget");

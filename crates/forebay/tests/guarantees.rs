@@ -208,7 +208,9 @@ fn guarantee_4_closing_ends_everything_under_way() {
     std::thread::scope(|scope| {
         scope.spawn(|| cache.close(Duration::ZERO));
         // The chunks that had not begun end though the device does not move.
+        let started = std::time::Instant::now();
         while batch.poll().iter().filter(|end| end.reason == Some(Reason::Closed)).count() == 0 {
+            assert!(started.elapsed() < PATIENCE, "nothing ends");
             std::thread::yield_now();
         }
         faults.stall_writes(false);
