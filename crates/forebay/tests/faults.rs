@@ -333,6 +333,13 @@ fn guarantee_9_a_checkpoint_that_fails_for_a_while_is_made_up_for() {
     assert!(refused, "the journal was never full: the test is too small");
     assert!(cache.stats().control.degraded);
     assert!(allocated_bytes(home.directory.path()) <= 8 << 20);
+    // It is tried again without anybody asking for a store.
+    let tried = cache.stats().control.journal_errors;
+    let waiting = Instant::now();
+    while cache.stats().control.journal_errors < tried + 2 {
+        assert!(waiting.elapsed() < PATIENCE, "the checkpoint is not tried again");
+        std::thread::yield_now();
+    }
     std::fs::remove_dir(home.path("checkpoint.new")).unwrap();
     let started = Instant::now();
     let keys = prompt(9999, 1);
