@@ -5,7 +5,7 @@
 //! the cache would find them.
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -185,13 +185,13 @@ struct Counted<'a> {
 }
 
 impl BlockFile for Counted<'_> {
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
-        let read = self.file.read_at(buffers, offset)?;
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, offset)?;
         self.progress.inc(read as u64);
         Ok(read)
     }
 
-    fn write_at(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<usize> {
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "verify writes nothing"))
     }
 

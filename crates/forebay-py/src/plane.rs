@@ -8,7 +8,7 @@ use forebay::catalog::Plan;
 use forebay::config::DirectIo;
 use forebay::control;
 use forebay::mover::{Batch, Job, Verdict};
-use forebay::tier::disk::block_file::LateBlockFile;
+use forebay::tier::disk::block_file::OsBlockFile;
 use forebay::tier::disk::directory::data_path;
 use forebay::{ChunkKey, LoadStatus, Reason};
 use parking_lot::Mutex;
@@ -254,8 +254,9 @@ impl Mover {
         let config = &config.resolved.config;
         let start = || {
             let directory = config.local_disk.clone().unwrap_or_default();
-            let file = LateBlockFile::new(data_path(&directory), config.disk_direct_io == DirectIo::Auto);
-            forebay::Mover::start(config, chunk_bytes, Arc::new(file))
+            let (path, direct) = (data_path(&directory), config.disk_direct_io == DirectIo::Auto);
+            let open = move || Ok(Arc::new(OsBlockFile::open(&path, direct)?) as _);
+            forebay::Mover::start_late(config, chunk_bytes, Box::new(open))
         };
         let mover = Arc::new(py.detach(start).map_err(|error| raise(py, &error))?);
         let weak = Arc::downgrade(&mover);

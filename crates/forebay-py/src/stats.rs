@@ -58,5 +58,6 @@ pub(crate) fn mover(out: &Bound<'_, PyDict>, stats: &MoverStats) -> PyResult<()>
     for (name, count) in counts {
         out.set_item(name, count)?;
     }
+    out.set_item("io_engine", stats.io_engine)?;
     out.set_item("direct_io", stats.direct_io)
 }

@@ -58,6 +58,7 @@ mod following;
 pub mod key;
 pub mod mover;
 pub mod outcome;
+mod queue;
 pub mod staging;
 pub mod tier;
 

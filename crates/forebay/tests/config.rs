@@ -8,7 +8,8 @@ use std::time::Duration;
 use forebay::ErrorKind;
 use forebay::Result;
 use forebay::config::{
-    CachePolicy, Config, DirectIo, DiskSync, KEYS, Origin, PEER_KEYS, Resolved, Value, Verdict, explain,
+    CachePolicy, Config, DirectIo, DiskSync, IoEngineChoice, KEYS, Origin, PEER_KEYS, Resolved, Value,
+    Verdict, explain,
 };
 use proptest::prelude::*;
 
@@ -97,6 +98,7 @@ fn defaults_are_those_of_the_table() {
         disk_sync: DiskSync::None,
         disk_min_free_bytes: GIB,
         disk_direct_io: DirectIo::Auto,
+        disk_io_engine: IoEngineChoice::Auto,
         disk_io_threads: 4,
         load_timeout: Duration::from_secs(10),
         store_timeout: Duration::from_secs(30),
@@ -125,6 +127,7 @@ fn every_key_can_be_set_from_every_source() {
         ("disk_sync", "2.5"),
         ("disk_min_free_size", "0.5"),
         ("disk_direct_io", "off"),
+        ("disk_io_engine", "threads"),
         ("disk_io_threads", "8"),
         ("load_timeout_s", "0.5"),
         ("store_timeout_s", "1.5"),
@@ -284,6 +287,7 @@ fn wrong_values_are_refused_with_key_value_origin_and_remedy() {
         ),
         ("max_local_disk_size: 16385", ["`max_local_disk_size` is 16385", "file ", "at most 16384"]),
         ("disk_min_free_size: -1", ["`disk_min_free_size` is -1", "file ", "from 0"]),
+        ("disk_io_engine: libaio", ["`disk_io_engine` is \"libaio\"", "file ", "auto, io_uring or threads"]),
         ("disk_io_threads: 1", ["`disk_io_threads` is 1", "file ", "from 2 to 64"]),
         ("disk_io_threads: 65", ["`disk_io_threads` is 65", "file ", "from 2 to 64"]),
         ("load_timeout_s: 0", ["`load_timeout_s` is 0", "file ", "above 0, at most 3600"]),
@@ -332,6 +336,9 @@ fn values_are_read_as_people_write_them() {
     assert!(accepted(with("save_decode_cache: 'True'")).config.save_decode_cache);
     assert!(accepted(with("save_decode_cache: 1")).config.save_decode_cache);
     assert_eq!(accepted(with("disk_direct_io: off")).config.disk_direct_io, DirectIo::Off);
+    for (text, choice) in [("IO_URING", IoEngineChoice::Uring), (" threads", IoEngineChoice::Threads)] {
+        assert_eq!(accepted(with(&format!("disk_io_engine: {text}"))).config.disk_io_engine, choice);
+    }
     assert_eq!(accepted(with("disk_sync: always")).config.disk_sync, DiskSync::Always);
     assert_eq!(accepted(with("disk_min_free_size: 0")).config.disk_min_free_bytes, 0);
     assert_eq!(accepted(with("cache_policy: lru")).config.cache_policy, CachePolicy::Lru);

@@ -156,12 +156,14 @@ fn guarantee_9_a_device_that_panics_costs_the_transfer_only() {
     faults.panic.store(true, Ordering::SeqCst);
     // More than there are threads: each of them lives on.
     for end in store(&cache, &prompt(1, 20), CHUNK) {
-        assert_eq!(end.reason, Some(Reason::Abandoned));
+        assert!(matches!(end.reason, Some(Reason::Io(_))), "{end:?}");
     }
+    // As after any error of the device: what could not be read is dropped.
     for (end, _) in load(&cache, &keys, CHUNK) {
-        assert_eq!(end.reason, Some(Reason::Abandoned));
+        assert!(matches!(end.reason, Some(Reason::Io(_))), "{end:?}");
     }
     faults.panic.store(false, Ordering::SeqCst);
+    store_all(&cache, &keys, CHUNK);
     assert_eq!(count_right(&cache, &keys, CHUNK), 20);
     assert_nothing_leaked(&cache);
 }
@@ -348,29 +350,6 @@ fn guarantee_9_a_checkpoint_that_fails_for_a_while_is_made_up_for() {
         std::thread::yield_now();
     }
     assert!(!cache.stats().control.degraded);
-}
-
-#[test]
-fn guarantee_9_a_store_is_not_starved_by_loads() {
-    let home = Home::new(CHUNK, 8, 64 << 20);
-    let cache = home.open();
-    let loaded = prompt(0, 4);
-    store_all(&cache, &loaded, CHUNK);
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !done.load(Ordering::SeqCst) {
-                    count_right(&cache, &loaded, CHUNK);
-                }
-            });
-        }
-        for number in 1..20 {
-            store_all(&cache, &prompt(number, 2), CHUNK);
-        }
-        done.store(true, Ordering::SeqCst);
-    });
-    assert_nothing_leaked(&cache);
 }
 
 #[test]

@@ -81,6 +81,8 @@ pub enum Kind {
     },
     /// Whether the page cache is bypassed.
     DirectIo,
+    /// How the disk is read and written.
+    IoEngine,
 }
 
 impl fmt::Display for Kind {
@@ -104,6 +106,7 @@ impl fmt::Display for Kind {
                 write!(f, "none, always, or a number of seconds above 0, at most {max}")
             }
             Self::DirectIo => f.write_str("auto or off"),
+            Self::IoEngine => f.write_str("auto, io_uring or threads"),
         }
     }
 }
@@ -200,10 +203,18 @@ pub const KEYS: &[Key] = &[
         shared: false,
     },
     Key {
+        name: "disk_io_engine",
+        kind: Kind::IoEngine,
+        default: Some("auto"),
+        meaning: "How the disk is read and written: auto uses io_uring where the kernel allows it and threads elsewhere.",
+        remedy: "Set disk_io_engine to auto, io_uring or threads",
+        shared: false,
+    },
+    Key {
         name: "disk_io_threads",
         kind: Kind::Whole { unit: "threads", min: 2, max: 64 },
         default: Some("4"),
-        meaning: "Threads that read and write the disk.",
+        meaning: "Threads that read and write the disk, where io_uring does not.",
         remedy: "Set disk_io_threads to 4, or to more for an array of drives",
         shared: false,
     },

@@ -70,7 +70,9 @@ pub struct Config {
     pub disk_min_free_bytes: u64,
     /// Whether the page cache is bypassed.
     pub disk_direct_io: DirectIo,
-    /// Threads that read and write the disk.
+    /// How the disk is read and written.
+    pub disk_io_engine: IoEngineChoice,
+    /// Threads that read and write the disk, where `io_uring` does not.
     pub disk_io_threads: u32,
     /// Longest wait of a load for a staging slot (`load_timeout_s`).
     pub load_timeout: Duration,
@@ -102,6 +104,17 @@ pub enum DiskSync {
     Interval(Duration),
     /// Before a store is reported complete: a loss of power loses none that was.
     Always,
+}
+
+/// How the disk is read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoEngineChoice {
+    /// By `io_uring` where the kernel allows it, else by threads.
+    Auto,
+    /// By `io_uring`; where that is not to be had, the cache does not start.
+    Uring,
+    /// By threads.
+    Threads,
 }
 
 /// Whether reading and writing bypasses the page cache.
@@ -247,6 +260,12 @@ impl Config {
                 DirectIo::Auto => "auto".into(),
                 DirectIo::Off => "off".into(),
             },
+            "disk_io_engine" => match self.disk_io_engine {
+                IoEngineChoice::Auto => "auto",
+                IoEngineChoice::Uring => "io_uring",
+                IoEngineChoice::Threads => "threads",
+            }
+            .into(),
             "disk_io_threads" => self.disk_io_threads.into(),
             "load_timeout_s" => self.load_timeout.as_secs_f64().into(),
             "store_timeout_s" => self.store_timeout.as_secs_f64().into(),

@@ -11,7 +11,7 @@ use super::secret;
 use super::source::{Given, Origin};
 use super::suggest;
 use super::value::Value;
-use super::{CachePolicy, DirectIo, DiskSync};
+use super::{CachePolicy, DirectIo, DiskSync, IoEngineChoice};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Longest path, in bytes, the end marker that the system adds included.
@@ -227,6 +227,16 @@ impl Field {
                 "off" | "false" => Ok(DirectIo::Off),
                 _ => Err(self.expected()),
             },
+            _ => Err(self.expected()),
+        }
+    }
+
+    pub(super) fn io_engine(&self) -> Result<IoEngineChoice> {
+        let Value::Text(text) = &self.value else { return Err(self.expected()) };
+        match text.trim().to_ascii_lowercase().as_str() {
+            "auto" => Ok(IoEngineChoice::Auto),
+            "io_uring" => Ok(IoEngineChoice::Uring),
+            "threads" => Ok(IoEngineChoice::Threads),
             _ => Err(self.expected()),
         }
     }

@@ -43,6 +43,7 @@ pub(super) fn resolve(mut given: Given) -> Result<Resolved> {
         disk_sync: get("disk_sync").sync()?,
         disk_min_free_bytes: bytes(&get("disk_min_free_size"))?,
         disk_direct_io: get("disk_direct_io").direct_io()?,
+        disk_io_engine: get("disk_io_engine").io_engine()?,
         disk_io_threads: get("disk_io_threads").whole()?,
         load_timeout: get("load_timeout_s").wait()?,
         store_timeout: get("store_timeout_s").wait()?,

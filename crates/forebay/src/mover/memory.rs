@@ -1,7 +1,9 @@
 //! Engine memory: where a store's bytes come from and a load's bytes go.
 //!
-//! Both run piece by piece, and each piece is shown to a checksum while it is in the processor's cache: one pass
-//! over memory does both. What a failed load has put into a sink is not to be used, so checking need not come first.
+//! Both run piece by piece: each piece is shown to a checksum, which brings it into the processor's cache, and copied
+//! from there: one pass over memory does both. What a failed load has put into a sink is not to be used, so checking need not come first.
+
+use super::stream;
 
 /// Bytes that are copied and hashed at a time: well inside a core's second-level cache.
 pub const PIECE_BYTES: usize = 128 << 10;
@@ -52,8 +54,8 @@ impl<T: AsRef<[u8]> + Send> Source for T {
 
     fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
         for (to, from) in slot.chunks_mut(PIECE_BYTES).zip(self.as_ref().chunks(PIECE_BYTES)) {
-            to.copy_from_slice(from);
-            seen(to);
+            seen(from);
+            stream::copy_slice(to, from);
         }
         Ok(())
     }
@@ -69,7 +71,7 @@ impl Sink for std::sync::Arc<parking_lot::Mutex<Vec<u8>>> {
         let mut own = self.lock();
         for (to, from) in own.chunks_mut(PIECE_BYTES).zip(slot.chunks(PIECE_BYTES)) {
             seen(from);
-            to.copy_from_slice(from);
+            stream::copy_slice(to, from);
         }
         Ok(())
     }

@@ -13,11 +13,14 @@
 //!
 //! Threads: `forebay-stores` gathers and checksums, `forebay-loads` hands reads to the I/O engine, whose threads
 //! check and scatter; `forebay-watch` gives up loads that a device does not answer.
+//!
+//! How often a byte crosses the bus between processor and memory: a store reads it once where the engine has it and
+//! writes it once into its slot, past the cache; a load the other way round. The checksum is taken on the way.
 
 mod batch;
 mod memory;
 mod pages;
-mod queue;
+mod stream;
 mod watch;
 
 use std::hash::Hasher;
@@ -29,7 +32,6 @@ use std::time::{Duration, Instant};
 pub use batch::{Batch, Touch};
 pub use memory::{Observer, PIECE_BYTES, Sink, Source};
 pub use pages::{Region, Regions};
-use queue::{JobQueue, NotTaken};
 use watch::Watch;
 
 use crate::catalog::{ChunkRecord, Plan};
@@ -37,11 +39,11 @@ use crate::config::{Config, DiskSync};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
 use crate::outcome::Reason;
+use crate::queue::{JobQueue, NotTaken};
 use crate::staging::{Class, Lease, Refusal, Staging, Usage};
 use crate::tier::disk::block_file::BlockFile;
-use crate::tier::disk::engine::{ChunkTransfer, Direction, IoEngine};
+use crate::tier::disk::engine::{ChunkTransfer, Direction, LateEngine, OpenFile};
 use crate::tier::disk::header::{self, Corruption};
-use crate::tier::disk::threads::ThreadEngine;
 
 /// The longest that closing waits for what is under way.
 const DRAIN_MAX: Duration = Duration::from_hours(24);
@@ -146,6 +148,8 @@ pub struct MoverStats {
     pub timed_out: u64,
     /// Whether transfers go past the page cache.
     pub direct_io: bool,
+    /// How chunks are moved: `io_uring` or `threads`.
+    pub io_engine: &'static str,
 }
 
 #[derive(Default)]
@@ -167,8 +171,7 @@ pub struct Mover {
 
 struct Shared {
     staging: Arc<Staging>,
-    engine: Box<dyn IoEngine>,
-    file: Arc<dyn BlockFile>,
+    engine: LateEngine,
     stores: JobQueue<StoreJob>,
     loads: JobQueue<LoadJob>,
     watch: Watch<LoadJob>,
@@ -182,15 +185,26 @@ impl Mover {
     /// A mover on a data file, for chunks of up to `chunk_bytes` payload bytes.
     ///
     /// # Errors
-    /// When the configured staging memory is less than two chunks or not to be had.
+    /// When the configured staging memory is less than two chunks or not to be had, or the file cannot be moved from
+    /// and to as the configuration says.
     pub fn start(config: &Config, chunk_bytes: u64, file: Arc<dyn BlockFile>) -> Result<Self> {
+        let mover = Self::start_late(config, chunk_bytes, Box::new(move || Ok(Arc::clone(&file))))?;
+        mover.shared.engine.get()?;
+        Ok(mover)
+    }
+
+    /// As [`Self::start`], on a data file that is opened with the first transfer.
+    ///
+    /// # Errors
+    /// When the configured staging memory is less than two chunks or not to be had.
+    pub fn start_late(config: &Config, chunk_bytes: u64, open: OpenFile) -> Result<Self> {
         let slots = config.staging_slots(chunk_bytes)?;
         let staging = Staging::new(slots, usize::try_from(chunk_bytes).unwrap_or(usize::MAX))?;
-        let engine = ThreadEngine::start(Arc::clone(&file), config.disk_io_threads)?;
+        let engine =
+            LateEngine::new(open, Arc::clone(&staging), config.disk_io_engine, config.disk_io_threads);
         let shared = Arc::new(Shared {
             staging,
-            engine: Box::new(engine),
-            file,
+            engine,
             stores: JobQueue::new(config.max_queued_chunks as usize),
             loads: JobQueue::new(config.max_queued_chunks as usize),
             watch: Watch::new(config.load_timeout),
@@ -256,7 +270,8 @@ impl Mover {
             corrupt: read(&shared.counters.corrupt),
             io_errors: read(&shared.counters.io_errors),
             timed_out: read(&shared.counters.timed_out),
-            direct_io: shared.file.is_direct(),
+            direct_io: shared.engine.started().is_some_and(|started| started.file.is_direct()),
+            io_engine: shared.engine.started().map_or("not started", |started| started.engine.name()),
         }
     }
 
@@ -275,7 +290,9 @@ impl Mover {
         shared.staging.close_at(Instant::now() + drain);
         shared.watch.close();
         self.pumps.join(Instant::now() + drain + JOIN_PATIENCE);
-        shared.engine.shutdown(Instant::now() + JOIN_PATIENCE);
+        if let Some(started) = shared.engine.started() {
+            started.engine.shutdown(Instant::now() + JOIN_PATIENCE);
+        }
         shared.watch.give_up_all(|job| job.refuse(Reason::Closed));
     }
 }
@@ -333,18 +350,18 @@ impl Shared {
             open.answer(Err(reason));
             return;
         }
-        let file = self.sync_each.then(|| Arc::clone(&self.file));
+        let sync = self.sync_each.then(|| Arc::clone(self));
         let counters = Arc::clone(&self.counters);
         let finish = Box::new(move |lease: Lease, outcome: std::io::Result<()>| {
             drop(lease);
-            let outcome = outcome.and_then(|()| file.map_or(Ok(()), |file| file.sync()));
+            let outcome = outcome.and_then(|()| sync.map_or(Ok(()), |shared| shared.sync()));
             match &outcome {
                 Ok(()) => counters.written_bytes.fetch_add(u64::from(record.length), Ordering::Relaxed),
                 Err(_) => counters.io_errors.fetch_add(1, Ordering::Relaxed),
             };
             open.answer(outcome.map_err(|error| Reason::Io(error.to_string())));
         });
-        self.engine.submit(ChunkTransfer { direction: Direction::Write, record, lease, finish });
+        self.submit(ChunkTransfer { direction: Direction::Write, record, lease, finish });
     }
 
     fn load(self: &Arc<Self>, job: LoadJob) {
@@ -374,7 +391,19 @@ impl Shared {
             };
             open.answer(verdict);
         });
-        self.engine.submit(ChunkTransfer { direction: Direction::Read, record, lease, finish });
+        self.submit(ChunkTransfer { direction: Direction::Read, record, lease, finish });
+    }
+
+    fn submit(&self, transfer: ChunkTransfer) {
+        match self.engine.get() {
+            Ok(started) => started.engine.submit(transfer),
+            Err(error) => transfer.refuse(std::io::Error::other(error)),
+        }
+    }
+
+    /// Makes what was written survive a power loss.
+    fn sync(&self) -> std::io::Result<()> {
+        self.engine.started().map_or(Ok(()), |started| started.file.sync())
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::memory::{Observer, PIECE_BYTES, Sink, Source};
+use super::stream;
 
 /// A contiguous piece of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +76,10 @@ impl Source for Regions {
             let to = &mut slot[offset..offset + len];
             // SAFETY: the piece lies in a region of at least this length, valid by `new`'s promise; `to` is of the
             // same length and in a staging slot, which no engine memory overlaps.
-            unsafe { std::ptr::copy_nonoverlapping(address, to.as_mut_ptr(), len) };
-            seen(to);
+            unsafe {
+                seen(std::slice::from_raw_parts(address, len));
+                stream::copy(to.as_mut_ptr(), address, len);
+            }
         }
         Ok(())
     }
@@ -93,7 +96,7 @@ impl Sink for Regions {
             seen(from);
             if !address.is_null() {
                 // SAFETY: as above, the other way.
-                unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), address, len) };
+                unsafe { stream::copy(address, from.as_ptr(), len) };
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The arena: the memory under the staging buffer, mapped once and never grown.
 //!
-//! Promises: `slots` payload areas of equal length on 4 KiB borders, and a 4 KiB header page for each; all of it
-//! resident from the start, on huge pages where the system gives them (their share is reported). Huge pages are
+//! Promises: `slots` slots of equal length on 4 KiB borders, each a 4 KiB header page and the payload area after it, as
+//! a chunk lies on disk; all of it resident from the start, on huge pages where the system gives them (their share is reported). Huge pages are
 //! worth a factor of three at the drive: a direct transfer from 4 KiB pages is cut into hundreds of segments.
 //! Never hands out memory by itself: [`super::Staging`] decides who may use which slot, and `Arena::slot` trusts it.
 
@@ -16,44 +16,46 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Memory for `slots` chunks.
 #[derive(Debug)]
 pub(super) struct Arena {
-    payloads: Mapping,
-    headers: Mapping,
+    mapping: Mapping,
     slots: u32,
-    slot_bytes: usize,
+    payload_bytes: usize,
 }
 
 impl Arena {
-    pub(super) fn new(slots: u32, slot_bytes: usize) -> Result<Self> {
-        assert!(slot_bytes > 0 && slot_bytes.is_multiple_of(BLOCK_BYTES), "slots are whole blocks");
-        let map =
-            |each: usize| (slots as usize).checked_mul(each).ok_or_else(too_large).and_then(Mapping::new);
-        Ok(Self { payloads: map(slot_bytes)?, headers: map(BLOCK_BYTES)?, slots, slot_bytes })
+    pub(super) fn new(slots: u32, payload_bytes: usize) -> Result<Self> {
+        assert!(payload_bytes > 0 && payload_bytes.is_multiple_of(BLOCK_BYTES), "slots are whole blocks");
+        let all = payload_bytes.checked_add(BLOCK_BYTES).and_then(|each| each.checked_mul(slots as usize));
+        Ok(Self { mapping: Mapping::new(all.ok_or_else(too_large)?)?, slots, payload_bytes })
     }
 
     pub(super) fn slots(&self) -> u32 {
         self.slots
     }
 
-    pub(super) fn slot_bytes(&self) -> usize {
-        self.slot_bytes
+    pub(super) fn payload_bytes(&self) -> usize {
+        self.payload_bytes
     }
 
-    /// Bytes of the payload areas that lie on huge pages.
+    /// Bytes that lie on huge pages.
     pub(super) fn huge_bytes(&self) -> usize {
-        self.payloads.huge_bytes()
+        self.mapping.huge_bytes()
     }
 
-    /// Header page and payload area of a slot.
+    /// Where all of it lies.
+    pub(super) fn range(&self) -> (NonNull<u8>, usize) {
+        (self.mapping.start, self.mapping.len)
+    }
+
+    /// A slot: header page and payload area.
     ///
     /// # Safety
-    /// Nobody else may use slot `index` for as long as the slices live.
+    /// Nobody else may use slot `index` for as long as the slice lives.
     #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise, as in an allocator")]
-    pub(super) unsafe fn slot(&self, index: u32) -> (&mut [u8], &mut [u8]) {
+    pub(super) unsafe fn slot(&self, index: u32) -> &mut [u8] {
         assert!(index < self.slots, "slot {index} of {}", self.slots);
-        let index = index as usize;
-        // SAFETY: both ranges lie in their mapping, since `index < slots`; ranges of different slots do not meet,
-        // and the caller promises that this slot is its own.
-        unsafe { (self.headers.part(index, BLOCK_BYTES), self.payloads.part(index, self.slot_bytes)) }
+        // SAFETY: the range lies in the mapping, since `index < slots`; ranges of different slots do not meet, and
+        // the caller promises that this slot is its own.
+        unsafe { self.mapping.part(index as usize, BLOCK_BYTES + self.payload_bytes) }
     }
 }
 

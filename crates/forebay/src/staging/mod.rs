@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::catalog::BLOCK_BYTES;
 use crate::error::Result;
 use arena::Arena;
 
@@ -135,7 +136,7 @@ impl Staging {
     /// With less than two slots or no bytes in them: whoever reads the configuration sees to that.
     pub fn new(slots: u32, slot_bytes: usize) -> Result<Arc<Self>> {
         assert!(slots >= 2, "a staging buffer has at least two slots");
-        let arena = Arena::new(slots, slot_bytes.next_multiple_of(crate::catalog::BLOCK_BYTES))?;
+        let arena = Arena::new(slots, slot_bytes.next_multiple_of(BLOCK_BYTES))?;
         let huge_bytes = arena.huge_bytes();
         Ok(Arc::new(Self {
             arena,
@@ -240,13 +241,18 @@ impl Staging {
         self.changed.notify_all();
     }
 
+    /// The address and length of the memory that all slots lie in, for a kernel that wants to know it beforehand.
+    pub fn range(&self) -> (std::ptr::NonNull<u8>, usize) {
+        self.arena.range()
+    }
+
     /// Slots in use.
     pub fn usage(&self) -> Usage {
         let state = self.state.lock();
         let slots = self.arena.slots();
         Usage {
             slots,
-            slot_bytes: self.arena.slot_bytes(),
+            slot_bytes: self.arena.payload_bytes(),
             in_use: slots - u32::try_from(state.free.len()).unwrap_or(0),
             in_use_max: state.in_use_max,
             huge_bytes: self.huge_bytes,
@@ -263,11 +269,17 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The slot's header page and its payload area. What they hold from before is anybody's: fill before use.
-    pub fn parts(&mut self) -> (&mut [u8], &mut [u8]) {
+    /// The slot: a header page and the payload area after it. What it holds from before is anybody's: fill before
+    /// use.
+    pub fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: the index was taken from the free list when this lease was made and goes back when it is
-        // dropped, so no other lease has it; `&mut self` makes these the only slices of this lease.
+        // dropped, so no other lease has it; `&mut self` makes this the only slice of this lease.
         unsafe { self.staging.arena.slot(self.index) }
+    }
+
+    /// The slot's header page and its payload area.
+    pub fn parts(&mut self) -> (&mut [u8], &mut [u8]) {
+        self.bytes().split_at_mut(BLOCK_BYTES)
     }
 }
 

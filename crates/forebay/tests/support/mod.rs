@@ -3,7 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -237,23 +237,22 @@ struct Faulty {
 }
 
 impl BlockFile for Faulty {
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.faults.arrive();
         self.faults.reads.pass();
         if self.faults.fail_reads.load(Ordering::SeqCst) {
             return Err(io::Error::from_raw_os_error(5));
         }
         match usize::try_from(self.faults.short_bytes.load(Ordering::SeqCst)).unwrap_or(0) {
-            0 => self.file.read_at(buffers, offset),
+            0 => self.file.read_at(buffer, offset),
             short => {
-                let buffer = buffers.iter_mut().find(|buffer| !buffer.is_empty()).expect("something to read");
                 let end = short.min(buffer.len());
-                self.file.read_at(&mut [IoSliceMut::new(&mut buffer[..end])], offset)
+                self.file.read_at(&mut buffer[..end], offset)
             }
         }
     }
 
-    fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+    fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {
         self.faults.arrive();
         self.faults.writes.pass();
         match i32::try_from(self.faults.write_errno.load(Ordering::SeqCst)).unwrap_or(0) {
@@ -261,11 +260,8 @@ impl BlockFile for Faulty {
             errno => return Err(io::Error::from_raw_os_error(errno)),
         }
         match usize::try_from(self.faults.short_bytes.load(Ordering::SeqCst)).unwrap_or(0) {
-            0 => self.file.write_at(buffers, offset),
-            short => {
-                let buffer = buffers.iter().find(|buffer| !buffer.is_empty()).expect("something to write");
-                self.file.write_at(&[IoSlice::new(&buffer[..short.min(buffer.len())])], offset)
-            }
+            0 => self.file.write_at(buffer, offset),
+            short => self.file.write_at(&buffer[..short.min(buffer.len())], offset),
         }
     }
 

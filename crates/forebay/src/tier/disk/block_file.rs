@@ -1,15 +1,13 @@
-//! The data file as the rest of the disk tier sees it: positioned, vectored reads and writes of whole blocks.
+//! The data file as the rest of the disk tier sees it: positioned reads and writes of whole blocks.
 //!
 //! This is the seam at which tests put faults: everything above it treats a short transfer, an error or wrong
-//! bytes as an outcome. [`read_blocks`] and [`write_blocks`] carry a chunk across its extents and never take a
-//! short transfer for success.
+//! bytes as an outcome.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::Path;
 
 use rustix::fs::{Advice, OFlags, fadvise};
 
@@ -18,17 +16,17 @@ use crate::error::{Error, Result};
 
 /// A file of blocks. Offsets and lengths are multiples of 4 KiB, and so are the buffers' addresses.
 pub trait BlockFile: Send + Sync {
-    /// Reads into `buffers` from byte `offset` on; gives the bytes read, zero at the end of the file.
+    /// Reads into `buffer` from byte `offset` on; gives the bytes read, zero at the end of the file.
     ///
     /// # Errors
     /// The system's.
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize>;
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes `buffers` from byte `offset` on; gives the bytes written.
+    /// Writes `buffer` from byte `offset` on; gives the bytes written.
     ///
     /// # Errors
     /// The system's.
-    fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize>;
+    fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize>;
 
     /// Makes what was written survive a power loss.
     ///
@@ -38,6 +36,12 @@ pub trait BlockFile: Send + Sync {
 
     /// Whether transfers go past the page cache.
     fn is_direct(&self) -> bool;
+
+    /// The descriptor with which the kernel, asked directly, does all that [`Self::read_at`] and [`Self::write_at`]
+    /// do; `None` when there is more to them than that.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// A file of the operating system.
@@ -88,7 +92,7 @@ impl OsBlockFile {
         let mut memory = vec![0_u8; 2 * BLOCK_BYTES];
         let skip = memory.as_ptr().align_offset(BLOCK_BYTES);
         let block = &mut memory[skip..skip + BLOCK_BYTES];
-        self.read_at(&mut [IoSliceMut::new(block)], 0).is_ok()
+        self.read_at(block, 0).is_ok()
     }
 
     /// Keeps the page cache from growing by what passed through it.
@@ -103,14 +107,14 @@ impl OsBlockFile {
 }
 
 impl BlockFile for OsBlockFile {
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
-        let read = rustix::io::retry_on_intr(|| rustix::io::preadv(&self.file, buffers, offset))?;
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let read = rustix::io::retry_on_intr(|| rustix::io::pread(&self.file, &mut *buffer, offset))?;
         self.drop_pages(offset, read);
         Ok(read)
     }
 
-    fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        let written = rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.file, buffers, offset))?;
+    fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {
+        let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.file, buffer, offset))?;
         if !self.direct {
             // Dirty pages cannot be dropped: write them out first.
             self.file.sync_data()?;
@@ -126,128 +130,37 @@ impl BlockFile for OsBlockFile {
     fn is_direct(&self) -> bool {
         self.direct
     }
-}
 
-/// A data file that is opened with its first transfer: a mover may start before the directory's owner has.
-pub struct LateBlockFile {
-    path: PathBuf,
-    want_direct: bool,
-    file: OnceLock<OsBlockFile>,
-}
-
-impl LateBlockFile {
-    /// The file at `path`, for later.
-    pub fn new(path: PathBuf, want_direct: bool) -> Self {
-        Self { path, want_direct, file: OnceLock::new() }
-    }
-
-    fn file(&self) -> io::Result<&OsBlockFile> {
-        if let Some(file) = self.file.get() {
-            return Ok(file);
-        }
-        let file = OsBlockFile::open(&self.path, self.want_direct).map_err(io::Error::other)?;
-        // Another thread may have been faster; then its file serves as well.
-        Ok(self.file.get_or_init(|| file))
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        // Through the page cache there is more to do: writing out and dropping pages.
+        self.direct.then(|| self.file.as_fd())
     }
 }
 
-impl BlockFile for LateBlockFile {
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
-        self.file()?.read_at(buffers, offset)
-    }
-
-    fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        self.file()?.write_at(buffers, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file()?.sync()
-    }
-
-    fn is_direct(&self) -> bool {
-        self.file.get().is_some_and(BlockFile::is_direct)
-    }
-}
-
-/// Writes a chunk, header page first, through its extents.
+/// Reads what lies in `extents` into `bytes`, which is as long as they are.
 ///
 /// # Errors
-/// The file's; [`io::ErrorKind::WriteZero`] when it takes no more.
-pub fn write_blocks(
-    file: &dyn BlockFile,
-    extents: &Extents,
-    header: &[u8],
-    payload: &[u8],
-) -> io::Result<()> {
-    let mut done = 0;
+/// The file's; [`io::ErrorKind::UnexpectedEof`] when it ends before they do.
+pub fn read_blocks(file: &dyn BlockFile, extents: &Extents, mut bytes: &mut [u8]) -> io::Result<()> {
     for extent in extents.as_slice() {
-        let end = done + extent.byte_len();
-        let start = done;
-        while done < end {
-            let (first, second) = split(header, payload, done, end);
-            let written = file.write_at(
-                &[IoSlice::new(first), IoSlice::new(second)],
-                extent.byte_start() + (done - start) as u64,
-            )?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            done += whole_blocks(written)?;
+        let mut offset = extent.byte_start();
+        let (mut part, rest) = std::mem::take(&mut bytes).split_at_mut(extent.byte_len());
+        bytes = rest;
+        while !part.is_empty() {
+            let read = whole_blocks(file.read_at(part, offset)?)?;
+            offset += read as u64;
+            part = &mut std::mem::take(&mut part)[read..];
         }
     }
     Ok(())
 }
 
-/// Reads a chunk, header page first, from its extents.
-///
-/// # Errors
-/// The file's; [`io::ErrorKind::UnexpectedEof`] when it ends before the chunk does.
-pub fn read_blocks(
-    file: &dyn BlockFile,
-    extents: &Extents,
-    header: &mut [u8],
-    payload: &mut [u8],
-) -> io::Result<()> {
-    let mut done = 0;
-    for extent in extents.as_slice() {
-        let end = done + extent.byte_len();
-        let start = done;
-        while done < end {
-            let (first, second) = split_mut(header, payload, done, end);
-            let read = file.read_at(
-                &mut [IoSliceMut::new(first), IoSliceMut::new(second)],
-                extent.byte_start() + (done - start) as u64,
-            )?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            done += whole_blocks(read)?;
-        }
+/// What a read gave, if it can be gone on from: one that ends inside a block cannot be, with direct I/O. It happens at
+/// the end of a file that was cut.
+pub(super) fn whole_blocks(bytes: usize) -> io::Result<usize> {
+    if bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES) {
+        Ok(bytes)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
     }
-    Ok(())
-}
-
-/// A transfer that ends inside a block cannot be continued with direct I/O; at the end of a file that was cut it
-/// happens on reads.
-fn whole_blocks(bytes: usize) -> io::Result<usize> {
-    if bytes.is_multiple_of(BLOCK_BYTES) { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-}
-
-/// Bytes `from..to` of the header page followed by the payload.
-fn split<'a>(header: &'a [u8], payload: &'a [u8], from: usize, to: usize) -> (&'a [u8], &'a [u8]) {
-    let edge = header.len();
-    (&header[from.min(edge)..to.min(edge)], &payload[from.saturating_sub(edge)..to.saturating_sub(edge)])
-}
-
-fn split_mut<'a>(
-    header: &'a mut [u8],
-    payload: &'a mut [u8],
-    from: usize,
-    to: usize,
-) -> (&'a mut [u8], &'a mut [u8]) {
-    let edge = header.len();
-    (
-        &mut header[from.min(edge)..to.min(edge)],
-        &mut payload[from.saturating_sub(edge)..to.saturating_sub(edge)],
-    )
 }

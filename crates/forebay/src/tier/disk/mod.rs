@@ -2,7 +2,8 @@
 //!
 //! * [`directory`] opens a directory, with its [`lock`], its format ([`format_file`]) and its space (`capacity`).
 //! * [`journal`] keeps what is committed; [`recovery`] reads it back, or rebuilds it from the headers.
-//! * [`header`] proves each chunk; [`block_file`] is the data file; [`engine`] moves chunks, [`threads`] is one.
+//! * [`header`] proves each chunk; [`block_file`] is the data file; [`engine`] moves chunks, by [`uring`] or
+//!   by [`threads`], both in the order of `schedule`.
 //!
 //! `docs/FORMAT.md` draws every byte of it.
 
@@ -16,4 +17,6 @@ pub mod journal;
 pub mod lock;
 pub mod namespaces;
 pub mod recovery;
+mod schedule;
 pub mod threads;
+pub mod uring;

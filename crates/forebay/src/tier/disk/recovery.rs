@@ -181,14 +181,14 @@ impl Window {
 pub fn check_chunk(file: &dyn BlockFile, record: &ChunkRecord) -> io::Result<Result<(), header::Corruption>> {
     let payload_bytes = (usize::try_from(record.extents.blocks()).unwrap_or(usize::MAX) - 1) * BLOCK_BYTES;
     let mut window = Window::new(BLOCK_BYTES + payload_bytes);
-    let (page, payload) = window.bytes().split_at_mut(BLOCK_BYTES);
-    match read_blocks(file, &record.extents, page, payload) {
+    match read_blocks(file, &record.extents, window.bytes()) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             return Ok(Err(header::Corruption::Truncated));
         }
         Err(error) => return Err(error),
     }
+    let (page, payload) = window.bytes().split_at(BLOCK_BYTES);
     Ok(header::verify(page, record).and_then(|sum| {
         use std::hash::Hasher;
         let mut hasher = header::payload_hasher(record);
@@ -233,7 +233,7 @@ fn candidates(file: &dyn BlockFile, blocks: u32) -> io::Result<Vec<ChunkRecord>>
         let extent = Extent { start, blocks: WINDOW_BLOCKS.min(blocks - start) };
         let Some(extents) = Extents::from_slice(&[extent]) else { continue };
         let bytes = &mut window.bytes()[..extent.byte_len()];
-        let bytes = match read_blocks(file, &extents, &mut [], bytes) {
+        let bytes = match read_blocks(file, &extents, bytes) {
             Ok(()) => &*bytes,
             // The file was cut inside this window: take it block by block.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -252,7 +252,7 @@ fn candidates(file: &dyn BlockFile, blocks: u32) -> io::Result<Vec<ChunkRecord>>
 fn single_block(file: &dyn BlockFile, block: u32) -> Option<ChunkRecord> {
     let mut window = Window::new(BLOCK_BYTES);
     let extents = Extents::from_slice(&[Extent { start: block, blocks: 1 }])?;
-    read_blocks(file, &extents, window.bytes(), &mut []).ok()?;
+    read_blocks(file, &extents, window.bytes()).ok()?;
     candidate(window.bytes(), block)
 }
 

@@ -1,10 +1,8 @@
-//! An I/O engine of threads with blocking, vectored reads and writes: works everywhere.
+//! An I/O engine of threads with blocking reads and writes: works everywhere, and through any [`BlockFile`].
 //!
-//! Promises: a read is taken before any write that waits, but after [`LOADS_IN_A_ROW_MAX`] reads in a row a write has
-//! its turn; at most all but one of the threads write at a time; a panic in a transfer's `finish` costs that transfer
-//! only.
+//! Promises: the order of pieces is the schedule's; a panic in the file costs the chunk only, one in a transfer's
+//! `finish` that transfer only.
 
-use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,11 +10,14 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::block_file::{BlockFile, read_blocks, write_blocks};
-use super::engine::{ChunkTransfer, Direction, IoEngine};
+use super::block_file::BlockFile;
+use super::engine::{self, ChunkTransfer, Direction, IoEngine};
+use super::schedule::{Limits, Piece, Schedule};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
-use crate::staging::LOADS_IN_A_ROW_MAX;
+
+/// A blocking call moves as much as a chunk usually has: each piece costs a wake-up.
+const PIECE_BYTES: usize = 4 << 20;
 
 /// See the module's documentation.
 pub struct ThreadEngine {
@@ -26,18 +27,12 @@ pub struct ThreadEngine {
 
 struct Shared {
     file: Arc<dyn BlockFile>,
-    queue: Mutex<Queue>,
+    state: Mutex<State>,
     changed: Condvar,
-    writers_max: u32,
 }
 
-#[derive(Default)]
-struct Queue {
-    reads: VecDeque<ChunkTransfer>,
-    writes: VecDeque<ChunkTransfer>,
-    writing: u32,
-    /// Reads taken while a write waited that could have been.
-    reads_in_a_row: u32,
+struct State {
+    schedule: Schedule,
     closed: bool,
 }
 
@@ -48,12 +43,10 @@ impl ThreadEngine {
     /// When the system gives no more threads.
     pub fn start(file: Arc<dyn BlockFile>, threads: u32) -> Result<Self> {
         let threads = threads.max(2);
-        let shared = Arc::new(Shared {
-            file,
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-            writers_max: threads - 1,
-        });
+        let pieces_max = threads as usize;
+        let limits = Limits { pieces_max, writes_max: pieces_max - 1, piece_bytes: PIECE_BYTES };
+        let state = Mutex::new(State { schedule: Schedule::new(limits), closed: false });
+        let shared = Arc::new(Shared { file, state, changed: Condvar::new() });
         let engine = Self { shared, crew: Crew::default() };
         for number in 0..threads {
             let shared = Arc::clone(&engine.shared);
@@ -65,25 +58,26 @@ impl ThreadEngine {
 
 impl IoEngine for ThreadEngine {
     fn submit(&self, transfer: ChunkTransfer) {
-        let mut queue = self.shared.queue.lock();
-        if queue.closed {
-            drop(queue);
-            let ChunkTransfer { lease, finish, .. } = transfer;
-            finish(lease, Err(io::Error::new(io::ErrorKind::BrokenPipe, "the I/O engine is shut down")));
+        let mut state = self.shared.state.lock();
+        if state.closed {
+            drop(state);
+            transfer.refuse(engine::shut_down());
             return;
         }
-        match transfer.direction {
-            Direction::Read => queue.reads.push_back(transfer),
-            Direction::Write => queue.writes.push_back(transfer),
-        }
-        drop(queue);
+        let refused = state.schedule.add(transfer);
+        drop(state);
         self.shared.changed.notify_one();
+        refused.into_iter().for_each(engine::tell);
     }
 
     fn shutdown(&self, deadline: Instant) {
-        self.shared.queue.lock().closed = true;
+        self.shared.state.lock().closed = true;
         self.shared.changed.notify_all();
         self.crew.join(deadline);
+    }
+
+    fn name(&self) -> &'static str {
+        "threads"
     }
 }
 
@@ -95,48 +89,39 @@ impl Drop for ThreadEngine {
 
 impl Shared {
     fn work(&self) {
-        while let Some(transfer) = self.next() {
-            let direction = transfer.direction;
-            let _ = catch_unwind(AssertUnwindSafe(|| carry_out(&*self.file, transfer)))
-                .inspect_err(|_| tracing::error!("a transfer panicked; its chunk was given up"));
-            if direction == Direction::Write {
-                self.queue.lock().writing -= 1;
-                self.changed.notify_one();
-            }
-        }
-        // Another thread may have been passed over while this one wrote.
-        self.changed.notify_all();
-    }
-
-    fn next(&self) -> Option<ChunkTransfer> {
-        let mut queue = self.queue.lock();
+        let mut state = self.state.lock();
         loop {
-            let writable = queue.writing < self.writers_max && !queue.writes.is_empty();
-            let writes_turn = writable && queue.reads_in_a_row >= LOADS_IN_A_ROW_MAX;
-            if !writes_turn && let Some(read) = queue.reads.pop_front() {
-                queue.reads_in_a_row = if writable { queue.reads_in_a_row + 1 } else { 0 };
-                return Some(read);
+            if let Some(piece) = state.schedule.next() {
+                drop(state);
+                // There may be more, for the others.
+                self.changed.notify_one();
+                let token = piece.token;
+                let moved = catch_unwind(AssertUnwindSafe(|| self.carry(&piece)))
+                    .unwrap_or_else(|_| Err(io::Error::other("the data file panicked")));
+                state = self.state.lock();
+                if let Some(ended) = state.schedule.complete(token, moved) {
+                    drop(state);
+                    // What this one made room for is another thread's: this one is not free yet.
+                    self.changed.notify_one();
+                    engine::tell(ended);
+                    state = self.state.lock();
+                }
+            } else if state.closed && state.schedule.is_idle() {
+                drop(state);
+                self.changed.notify_all();
+                return;
+            } else {
+                self.changed.wait(&mut state);
             }
-            if writable && let Some(write) = queue.writes.pop_front() {
-                queue.reads_in_a_row = 0;
-                queue.writing += 1;
-                return Some(write);
-            }
-            if queue.closed && queue.writes.is_empty() {
-                return None;
-            }
-            self.changed.wait(&mut queue);
         }
     }
-}
 
-fn carry_out(file: &dyn BlockFile, transfer: ChunkTransfer) {
-    let ChunkTransfer { direction, record, mut lease, finish } = transfer;
-    let (header, payload) = lease.parts();
-    let outcome = match (payload.get_mut(..record.padded_bytes()), direction) {
-        (None, _) => Err(io::Error::new(io::ErrorKind::InvalidInput, "the chunk is larger than a slot")),
-        (Some(payload), Direction::Read) => read_blocks(file, &record.extents, header, payload),
-        (Some(payload), Direction::Write) => write_blocks(file, &record.extents, header, payload),
-    };
-    finish(lease, outcome);
+    fn carry(&self, piece: &Piece) -> io::Result<usize> {
+        // SAFETY: a piece is its holder's alone until it is answered, and lies within a slot that is leased until then.
+        let memory = unsafe { std::slice::from_raw_parts_mut(piece.memory.as_ptr(), piece.len) };
+        match piece.direction {
+            Direction::Read => self.file.read_at(memory, piece.offset),
+            Direction::Write => self.file.write_at(memory, piece.offset),
+        }
+    }
 }

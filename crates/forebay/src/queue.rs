@@ -1,11 +1,11 @@
-//! A bounded queue between callers and the one thread that serves it.
+//! A bounded queue between callers and the threads that serve it.
 
 use std::collections::VecDeque;
 
 use parking_lot::{Condvar, Mutex};
 
 /// First in, first out, never more than `limit`.
-pub(super) struct JobQueue<T> {
+pub(crate) struct JobQueue<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
     limit: usize,
@@ -17,18 +17,26 @@ struct State<T> {
 }
 
 /// Why a job was not taken; gives it back.
-pub(super) enum NotTaken<T> {
+pub(crate) enum NotTaken<T> {
     Full(T),
     Closed(T),
 }
 
+impl<T> NotTaken<T> {
+    pub(crate) fn into_inner(self) -> T {
+        match self {
+            Self::Full(job) | Self::Closed(job) => job,
+        }
+    }
+}
+
 impl<T> JobQueue<T> {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         let state = State { jobs: VecDeque::new(), closed: false };
         Self { state: Mutex::new(state), changed: Condvar::new(), limit }
     }
 
-    pub(super) fn push(&self, job: T) -> Result<(), NotTaken<T>> {
+    pub(crate) fn push(&self, job: T) -> Result<(), NotTaken<T>> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(NotTaken::Closed(job));
@@ -43,7 +51,7 @@ impl<T> JobQueue<T> {
     }
 
     /// Waits for a job; `None` when the queue is closed and empty.
-    pub(super) fn pop(&self) -> Option<T> {
+    pub(crate) fn pop(&self) -> Option<T> {
         let mut state = self.state.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
@@ -57,19 +65,19 @@ impl<T> JobQueue<T> {
     }
 
     /// Takes out the jobs that `unwanted` says.
-    pub(super) fn sweep(&self, unwanted: impl Fn(&T) -> bool) -> Vec<T> {
+    pub(crate) fn sweep(&self, unwanted: impl Fn(&T) -> bool) -> Vec<T> {
         let mut state = self.state.lock();
         let (out, keep): (Vec<T>, Vec<T>) = std::mem::take(&mut state.jobs).into_iter().partition(unwanted);
         state.jobs = keep.into();
         out
     }
 
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.state.lock().jobs.len()
     }
 }

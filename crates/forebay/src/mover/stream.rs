@@ -1,0 +1,95 @@
+//! Copying past the processor's cache.
+//!
+//! What is copied to is not read again by this processor soon: a slot goes to the drive, a chunk to the engine. With
+//! plain stores each line of it would first be read from memory and would push others out of the cache. Together with
+//! the checksum this takes a third off a store or a load (`docs/BENCHMARKS.md`).
+
+/// Copies `len` bytes.
+///
+/// # Safety
+/// `from` may be read and `to` written for `len` bytes, and they do not overlap.
+pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        x86_64::copy(to, from, len);
+    }
+    // Other processors notice by themselves that whole lines are written.
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        std::ptr::copy_nonoverlapping(from, to, len);
+    }
+}
+
+/// Copies a slice onto one of the same length.
+pub(super) fn copy_slice(to: &mut [u8], from: &[u8]) {
+    assert_eq!(to.len(), from.len(), "copied slices are of one length");
+    // SAFETY: of one length; a unique borrow overlaps no other.
+    unsafe { copy(to.as_mut_ptr(), from.as_ptr(), from.len()) }
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod x86_64 {
+    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+
+    const VECTOR_BYTES: usize = size_of::<__m128i>();
+    const LINE_BYTES: usize = 64;
+
+    /// # Safety
+    /// As of [`super::copy`].
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "the loads ask for no alignment, and the stores' is seen to"
+    )]
+    pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+        let head = to.align_offset(LINE_BYTES).min(len);
+        let lines = (len - head) / LINE_BYTES;
+        let tail = head + lines * LINE_BYTES;
+        // SAFETY: head, lines and tail together are the `len` bytes that the caller promised. A line's target is on
+        // a line's border, as streaming asks for. Every processor of this architecture has these instructions.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, to, head);
+            for line in 0..lines {
+                let at = head + line * LINE_BYTES;
+                let (from, to) = (from.add(at).cast::<__m128i>(), to.add(at).cast::<__m128i>());
+                let vectors: [__m128i; LINE_BYTES / VECTOR_BYTES] =
+                    std::array::from_fn(|vector| _mm_loadu_si128(from.add(vector)));
+                for (vector, value) in vectors.into_iter().enumerate() {
+                    _mm_stream_si128(to.add(vector), value);
+                }
+            }
+            // Streamed stores are not ordered by themselves: others must see them before they are told.
+            _mm_sfence();
+            std::ptr::copy_nonoverlapping(from.add(tail), to.add(tail), len - tail);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn miri_every_byte_is_copied_and_no_other_whatever_the_borders() {
+        let from: Vec<u8> = (0..=u8::MAX).cycle().map(|byte| byte.wrapping_mul(7)).take(1024).collect();
+        for (start, skip, len) in [
+            (0, 0, 0),
+            (0, 0, 1),
+            (1, 0, 63),
+            (3, 5, 64),
+            (0, 0, 128),
+            (63, 1, 700),
+            (17, 64, 257),
+            (5, 11, 500),
+        ] {
+            let mut to = vec![0xEE; 1024];
+            copy_slice(&mut to[start..start + len], &from[skip..skip + len]);
+            assert_eq!(to[start..start + len], from[skip..skip + len], "{start} {skip} {len}");
+            assert!(
+                to[..start].iter().chain(&to[start + len..]).all(|&byte| byte == 0xEE),
+                "{start} {skip} {len}"
+            );
+        }
+    }
+}

@@ -1,0 +1,298 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::*;
+use crate::catalog::{Extent, Extents};
+use crate::key::ChunkKey;
+use crate::staging::{Class, Staging};
+
+const BLOCK: usize = BLOCK_BYTES;
+
+/// Where a piece lies on disk, in bytes.
+fn place(piece: &Piece) -> usize {
+    usize::try_from(piece.offset).unwrap()
+}
+
+/// A schedule, its slots, and the ends it has told.
+struct Bench {
+    schedule: Schedule,
+    staging: Arc<Staging>,
+    ends: Arc<Mutex<Vec<(u32, bool)>>>,
+}
+
+impl Bench {
+    fn new(slots: u32, payload_blocks: usize, limits: Limits) -> Self {
+        let staging = Staging::new(slots, payload_blocks * BLOCK).unwrap();
+        Self { schedule: Schedule::new(limits), staging, ends: Arc::default() }
+    }
+
+    /// Adds a chunk that lies in these ranges of blocks.
+    fn add(&mut self, number: u32, direction: Direction, ranges: &[(u32, u32)]) {
+        let extents: Vec<_> = ranges.iter().map(|&(start, blocks)| Extent { start, blocks }).collect();
+        let extents = Extents::from_slice(&extents).unwrap();
+        let length = u32::try_from((extents.blocks() - 1) * BLOCK as u64).unwrap();
+        let record = ChunkRecord {
+            key: ChunkKey::NONE,
+            parent: ChunkKey::NONE,
+            depth: 0,
+            generation: 0,
+            length,
+            stored_at_ms: 0,
+            extents,
+        };
+        let class = if direction == Direction::Read { Class::Load } else { Class::Store };
+        let lease = self.staging.acquire(class, Duration::ZERO).expect("a slot is free");
+        let ends = Arc::clone(&self.ends);
+        let finish = Box::new(move |_, outcome: io::Result<()>| ends.lock().push((number, outcome.is_ok())));
+        let ended = self.schedule.add(ChunkTransfer { direction, record, lease, finish });
+        self.tell(ended);
+    }
+
+    fn answer(&mut self, piece: &Piece, answer: io::Result<usize>) {
+        let ended = self.schedule.complete(piece.token, answer);
+        self.tell(ended);
+    }
+
+    fn tell(&self, ended: Option<Ended>) {
+        ended.into_iter().for_each(|Ended { lease, finish, outcome, .. }| finish(lease, outcome));
+        assert_eq!(self.staging.usage().in_use as usize, self.schedule.transfers.len(), "slots in use");
+    }
+
+    fn pieces(&mut self) -> Vec<Piece> {
+        std::iter::from_fn(|| self.schedule.next()).collect()
+    }
+
+    fn ends(&self) -> Vec<(u32, bool)> {
+        self.ends.lock().clone()
+    }
+}
+
+fn limits(pieces_max: usize, writes_max: usize, piece_blocks: usize) -> Limits {
+    Limits { pieces_max, writes_max, piece_bytes: piece_blocks * BLOCK }
+}
+
+fn count(pieces: &[Piece], direction: Direction) -> usize {
+    pieces.iter().filter(|piece| piece.direction == direction).count()
+}
+
+#[test]
+fn miri_a_chunk_goes_in_pieces_of_equal_length_and_none_crosses_an_extent() {
+    let mut bench = Bench::new(2, 40, limits(64, 32, 8));
+    bench.add(0, Direction::Read, &[(100, 17), (50, 3), (200, 9)]);
+    let pieces: Vec<_> =
+        bench.pieces().iter().map(|piece| (place(piece) / BLOCK, piece.len / BLOCK)).collect();
+    assert_eq!(pieces, [(100, 9), (109, 8), (50, 3), (200, 9)]);
+}
+
+#[test]
+fn guarantee_8_beside_a_read_one_piece_of_writes_is_with_the_device() {
+    let mut bench = Bench::new(16, 63, limits(64, 32, 8));
+    (0..6).for_each(|number| bench.add(number, Direction::Write, &[(number * 64, 64)]));
+    let mut writes = bench.pieces();
+    assert_eq!(writes.len(), 32, "without a load, as many as there may be");
+    bench.add(9, Direction::Read, &[(1000, 64)]);
+    let reads = bench.pieces();
+    assert_eq!((count(&reads, Direction::Read), reads.len()), (8, 8), "the load goes at once");
+    // As the writes before it end, they are replaced by one.
+    for (ended, piece) in writes.drain(..).enumerate() {
+        bench.answer(&piece, Ok(piece.len));
+        assert_eq!(bench.pieces().len(), usize::from(ended == 31), "after {ended}");
+    }
+    reads.iter().for_each(|piece| bench.answer(piece, Ok(piece.len)));
+    // The prompt's next load comes after a pause in which little is written.
+    let again = bench.pieces();
+    assert!(again.len() < 2, "the device is full of writes when the next load comes");
+}
+
+#[test]
+fn guarantee_8_writes_come_back_step_by_step_after_the_last_read() {
+    let mut bench = Bench::new(16, 63, limits(64, 32, 8));
+    bench.add(9, Direction::Read, &[(1000, 8)]);
+    let reads = bench.pieces();
+    reads.iter().for_each(|piece| bench.answer(piece, Ok(piece.len)));
+    let mut with_device = VecDeque::new();
+    let mut most = Vec::new();
+    for round in 0..200_u32 {
+        while bench.staging.usage().in_use < 14 {
+            bench.add(round, Direction::Write, &[(0, 64)]);
+        }
+        with_device.extend(bench.pieces());
+        most.push(with_device.len());
+        let piece: Piece = with_device.pop_front().expect("a write always goes on");
+        bench.answer(&piece, Ok(piece.len));
+    }
+    assert_eq!(most[0], 1);
+    assert!(most.windows(2).all(|pair| pair[1] <= pair[0] + 1), "no faster than one by one: {most:?}");
+    assert_eq!(*most.last().unwrap(), 32, "in the end all of them");
+}
+
+#[test]
+fn guarantee_9_a_write_goes_on_beside_reads_without_end() {
+    let mut bench = Bench::new(8, 15, limits(4, 2, 4));
+    let mut with_device = VecDeque::new();
+    bench.add(1000, Direction::Write, &[(0, 16)]);
+    let mut reads = 0;
+    while bench.ends().iter().all(|&(number, _)| number != 1000) {
+        while bench.staging.usage().in_use < 6 {
+            bench.add(reads, Direction::Read, &[(0, 16)]);
+            reads += 1;
+        }
+        assert!(reads < 100, "the write is starved");
+        with_device.extend(bench.pieces());
+        assert!(with_device.len() <= 4);
+        let piece: Piece = with_device.pop_front().unwrap();
+        bench.answer(&piece, Ok(piece.len));
+    }
+}
+
+#[test]
+fn what_stops_short_is_gone_on_with_and_an_end_inside_a_block_is_an_error() {
+    let mut bench = Bench::new(3, 15, limits(8, 4, 16));
+    bench.add(1, Direction::Write, &[(10, 16)]);
+    let piece = bench.pieces().remove(0);
+    bench.answer(&piece, Ok(5 * BLOCK));
+    let rest = bench.pieces().remove(0);
+    assert_eq!((place(&rest), rest.len), (15 * BLOCK, 11 * BLOCK));
+    assert_eq!(rest.memory.as_ptr() as usize, piece.memory.as_ptr() as usize + 5 * BLOCK);
+    bench.answer(&rest, Err(io::ErrorKind::Interrupted.into()));
+    let again = bench.pieces().remove(0);
+    assert_eq!((again.offset, again.len), (rest.offset, rest.len));
+    bench.answer(&again, Ok(again.len));
+    assert_eq!(bench.ends(), [(1, true)]);
+    for (number, moved) in [(2, 100), (3, 0), (4, BLOCK + 1)] {
+        bench.add(number, Direction::Read, &[(10, 16)]);
+        let piece = bench.pieces().remove(0);
+        bench.answer(&piece, Ok(moved));
+        assert_eq!(bench.ends().last(), Some(&(number, false)));
+    }
+}
+
+#[test]
+fn an_answer_to_no_piece_changes_nothing() {
+    let mut bench = Bench::new(2, 15, limits(8, 4, 4));
+    bench.add(1, Direction::Read, &[(10, 16)]);
+    let pieces = bench.pieces();
+    assert_eq!(pieces.len(), 4);
+    // The same answer twice, and answers nobody waits for.
+    for piece in &pieces[..3] {
+        bench.answer(piece, Ok(piece.len));
+        bench.answer(piece, Ok(piece.len));
+    }
+    assert!(bench.schedule.complete(0, Ok(BLOCK)).is_none());
+    assert!(bench.schedule.complete(u64::MAX, Ok(BLOCK)).is_none());
+    assert_eq!(bench.ends(), [], "three of four pieces are there");
+    bench.answer(&pieces[3], Ok(pieces[3].len));
+    assert_eq!(bench.ends(), [(1, true)]);
+}
+
+#[test]
+fn a_chunk_that_its_slot_cannot_hold_is_refused() {
+    let mut bench = Bench::new(2, 15, limits(8, 4, 4));
+    bench.add(1, Direction::Write, &[(0, 17)]);
+    assert_eq!(bench.ends(), [(1, false)]);
+    assert!(bench.schedule.is_idle());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Read(Vec<u32>),
+    Write(Vec<u32>),
+    Device,
+    Answer { which: usize, how: u8 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let blocks = || prop::collection::vec(1_u32..9, 1..=3);
+    prop_oneof![
+        blocks().prop_map(Step::Read),
+        blocks().prop_map(Step::Write),
+        Just(Step::Device),
+        (any::<usize>(), 0_u8..8).prop_map(|(which, how)| Step::Answer { which, how }),
+    ]
+}
+
+proptest! {
+    /// Whatever comes in whatever order: every byte of a chunk that ends well was moved once, a chunk ends once and
+    /// not while a piece of it is with the device, and the limits hold.
+    #[test]
+    fn every_byte_is_moved_once_and_every_chunk_ends_once(steps in prop::collection::vec(step(), 1..200)) {
+        let limits = limits(6, 3, 4);
+        let mut bench = Bench::new(5, 27, limits);
+        let mut device: Vec<Piece> = Vec::new();
+        let mut added = 0_u32;
+        let mut failed = std::collections::HashSet::new();
+        let mut moved: HashMap<u32, usize> = HashMap::new();
+        let mut sizes: HashMap<u32, usize> = HashMap::new();
+        // A chunk's place on disk tells it apart: a thousand blocks each.
+        let chunk_of = |piece: &Piece| u32::try_from(piece.offset / (1000 * BLOCK as u64)).unwrap();
+        let finish = |steps: Vec<Step>| steps.into_iter().chain((0..2000).flat_map(|which| {
+            [Step::Device, Step::Answer { which, how: 1 }]
+        }));
+        for step in finish(steps) {
+            match step {
+                Step::Read(ref blocks) | Step::Write(ref blocks) => {
+                    let usage = bench.staging.usage();
+                    let read = matches!(step, Step::Read(_));
+                    if usage.in_use + 1 + u32::from(!read) > usage.slots {
+                        continue;
+                    }
+                    let mut start = added * 1000;
+                    let ranges: Vec<_> = blocks
+                        .iter()
+                        .map(|&blocks| {
+                            start += blocks + 50;
+                            (start - blocks, blocks)
+                        })
+                        .collect();
+                    sizes.insert(added, blocks.iter().map(|&blocks| blocks as usize).sum());
+                    let direction = if read { Direction::Read } else { Direction::Write };
+                    bench.add(added, direction, &ranges);
+                    added += 1;
+                }
+                Step::Device => {
+                    device.extend(bench.pieces());
+                    prop_assert!(device.len() <= limits.pieces_max);
+                    prop_assert!(count(&device, Direction::Write) <= limits.writes_max);
+                }
+                Step::Answer { which, how } => {
+                    if device.is_empty() {
+                        continue;
+                    }
+                    let piece = device.swap_remove(which % device.len());
+                    let chunk = chunk_of(&piece);
+                    let blocks = piece.len / BLOCK;
+                    match how {
+                        0 => {
+                            failed.insert(chunk);
+                            bench.answer(&piece, Err(io::Error::from_raw_os_error(5)));
+                        }
+                        2 if blocks > 1 => {
+                            *moved.entry(chunk).or_default() += 1;
+                            bench.answer(&piece, Ok(BLOCK));
+                        }
+                        3 => bench.answer(&piece, Err(io::ErrorKind::Interrupted.into())),
+                        _ => {
+                            *moved.entry(chunk).or_default() += blocks;
+                            bench.answer(&piece, Ok(piece.len));
+                        }
+                    }
+                    for (ended, _) in bench.ends() {
+                        prop_assert!(device.iter().all(|piece| chunk_of(piece) != ended), "its piece is out");
+                    }
+                }
+            }
+        }
+        let mut ends = bench.ends();
+        ends.sort_unstable();
+        let expected: Vec<_> = (0..added).map(|chunk| (chunk, !failed.contains(&chunk))).collect();
+        prop_assert_eq!(ends, expected);
+        for chunk in (0..added).filter(|chunk| !failed.contains(chunk)) {
+            prop_assert_eq!(moved.get(&chunk), sizes.get(&chunk));
+        }
+        prop_assert!(bench.schedule.is_idle());
+        prop_assert_eq!(bench.staging.usage().in_use, 0);
+    }
+}
