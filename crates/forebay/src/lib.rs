@@ -45,8 +45,8 @@
 //!
 //! `docs/DESIGN.md` has the ideas and the numbered guarantees, `docs/FORMAT.md` every byte on disk. Here:
 //! [`catalog`] decides and does no I/O · [`control`] is the catalog with its journal · [`mover`] does and knows no
-//! policy · [`staging`] is bounded memory · [`tier::disk`] is the directory · [`outcome`] is how things end ·
-//! [`config`] is what a user sets · [`error`] is what can be wrong.
+//! policy · [`staging`] is bounded memory · [`memory`] is what it is made of · [`tier::disk`] is the directory ·
+//! [`outcome`] is how things end · [`config`] is what a user sets · [`error`] is what can be wrong.
 
 pub mod cache;
 pub mod catalog;
@@ -56,6 +56,7 @@ mod crew;
 pub mod error;
 mod following;
 pub mod key;
+pub mod memory;
 pub mod mover;
 pub mod outcome;
 mod queue;
@@ -67,5 +68,6 @@ pub use config::{Config, Value};
 pub use control::{ControlPlane, Lookup};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{ChunkKey, Namespace};
+pub use memory::PageMemory;
 pub use mover::{Mover, Regions};
 pub use outcome::{LoadOutcome, LoadStatus, Reason, StoreOutcome, StoreStatus};
