@@ -1,17 +1,27 @@
-//! The command `forebay`: looks into a cache directory, checks it, explains a configuration.
+//! The command `forebay`: looks into a cache directory, checks it, explains a configuration, replays a trace.
 //!
-//! Promises: [`run`] never ends the process, never writes to a cache directory, and gives an exit code that tells:
+//! Promises: [`run`] never ends the process, never writes to a cache directory that it did not make, and gives an exit code that tells:
 //! 0 all right, 1 what was checked is not sound, 2 it could not be done (one line on standard error says why). What a
 //! command has to say stands on standard output, as a table for people or with `--json` for programs; progress and
 //! log lines go to standard error.
 //!
-//! One file a command: `inspect`, `verify`, `config`. They look at a directory through `directory`, and `figures`
-//! writes sizes and ages the way people read them.
+//! One file or folder a command: `inspect`, `verify`, `config`, `replay`. The first look at a directory through
+//! `directory`; `replay` works in a place of its own, made by `scratch`, and drives chunks through a cache by `stream`.
+//! `figures` writes sizes and ages the way people read them.
 
 mod config;
+mod content;
 mod directory;
 mod figures;
+mod generate;
 mod inspect;
+mod process;
+mod quantiles;
+mod replay;
+mod scratch;
+mod sizes;
+mod stream;
+mod trace;
 mod verify;
 
 use std::io::{self, Write};
@@ -42,6 +52,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Say which configuration is in force and where each value came from
     Config(config::ConfigArgs),
+    /// Replay a recorded trace, through the catalog alone or on a real directory, or make one up
+    Replay(replay::ReplayArgs),
 }
 
 /// Runs the program with these arguments, the first of which is its own name; gives its exit code.
@@ -59,6 +71,7 @@ pub fn run(arguments: Vec<String>) -> u8 {
         Command::Inspect(args) => inspect::run(args, &mut out).map(|()| RIGHT),
         Command::Verify(args) => verify::run(args, &mut out).map(|sound| if sound { RIGHT } else { UNSOUND }),
         Command::Config(args) => config::run(args, &mut out).map(|()| RIGHT),
+        Command::Replay(args) => replay::run(args, &mut out).map(|right| if right { RIGHT } else { UNSOUND }),
     };
     let ended = match print(&out) {
         Ok(()) => ended.map_err(|error| error.to_string()),

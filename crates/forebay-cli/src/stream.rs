@@ -1,0 +1,512 @@
+//! Chunks driven through a cache, a bounded number of them at a time: what `replay` and `bench` time.
+//!
+//! A chunk is submitted by itself, as soon as fewer than the window are under way, and takes one of the buffers, which
+//! lie on huge pages and go round. Its time runs from there to its completion callback, so with a window larger than
+//! one it holds the wait for those before it.
+//!
+//! Promises: what the measurement does for itself (making a chunk, checking one that came) is not in the processor
+//! time it reports, nor, as long as there are no more chunks than buffers, in the time. Every chunk that is reported
+//! loaded was looked at. When it returns, nothing is under way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use forebay::mover::{Observer, PIECE_BYTES, Sink};
+use forebay::outcome::Reason;
+use forebay::{Cache, ChunkKey, Error, ErrorKind, LoadStatus, PageMemory, Result, StoreStatus};
+
+use crate::content;
+use crate::process::{cpu, thread_cpu};
+
+/// Before a chunk that was refused as busy is tried again.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
+/// Buffers, and how many chunks may be under way.
+pub(crate) struct Stream {
+    idle: Vec<PageMemory>,
+    window: usize,
+}
+
+/// What came of some chunks.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
+    /// Chunks stored or loaded, and their bytes.
+    pub(crate) chunks: u64,
+    pub(crate) bytes: u64,
+    /// Chunks that were there already.
+    pub(crate) present: u64,
+    /// Chunks there was no room for.
+    pub(crate) refused: u64,
+    /// Times a chunk was refused as busy and tried again.
+    pub(crate) retries: u64,
+    /// Chunks that were reported loaded and did not hold what was stored.
+    pub(crate) wrong: u64,
+    /// From the first submission to the last callback, and of each chunk.
+    pub(crate) time: Duration,
+    pub(crate) latencies: Vec<Duration>,
+    /// Processor time of the process.
+    pub(crate) cpu: Duration,
+}
+
+impl Moved {
+    /// Adds what came of more chunks, moved after these.
+    pub(crate) fn add(&mut self, more: Self) {
+        self.chunks += more.chunks;
+        self.bytes += more.bytes;
+        self.present += more.present;
+        self.refused += more.refused;
+        self.retries += more.retries;
+        self.wrong += more.wrong;
+        self.time += more.time;
+        self.latencies.extend(more.latencies);
+        self.cpu += more.cpu;
+    }
+}
+
+/// How closely a loaded chunk is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// One word at each 4 KiB.
+    #[allow(dead_code)] // XX
+    Stamps,
+    /// Every byte.
+    Whole,
+}
+
+/// A buffer on its way through the engine. It comes back when the engine lets go of it.
+struct Lent {
+    attempt: usize,
+    memory: Option<PageMemory>,
+    len: usize,
+    back: Sender<Event>,
+}
+
+enum Event {
+    Back(usize, PageMemory),
+    Ended(usize, End, Instant),
+}
+
+enum End {
+    Moved,
+    Present,
+    Refused,
+    Busy,
+    Failed(String),
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            // Nobody waits for it only when the measurement is over.
+            let _ = self.back.send(Event::Back(self.attempt, memory));
+        }
+    }
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        self.memory.as_ref().map_or(&[], |memory| &memory[..self.len])
+    }
+}
+
+impl Sink for Lent {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
+        let own = self.memory.as_mut().ok_or("the buffer is gone")?;
+        for (to, from) in own.chunks_mut(PIECE_BYTES).zip(slot.chunks(PIECE_BYTES)) {
+            seen(from);
+            to[..from.len()].copy_from_slice(from);
+        }
+        Ok(())
+    }
+}
+
+/// One direction: how a chunk is made ready, handed to the engine, and looked at.
+trait Way {
+    fn prepare(&self, number: usize, memory: &mut PageMemory);
+    fn submit(&self, number: usize, lent: Lent, back: Sender<Event>) -> Result<()>;
+    fn is_right(&self, number: usize, memory: &PageMemory) -> bool;
+    fn chunk_bytes(&self) -> usize;
+}
+
+struct Storing<'a> {
+    cache: &'a Cache,
+    keys: &'a [ChunkKey],
+    parents: &'a dyn Fn(usize) -> Option<ChunkKey>,
+    chunk_bytes: usize,
+}
+
+struct Loading<'a> {
+    cache: &'a Cache,
+    keys: &'a [ChunkKey],
+    look: Look,
+    chunk_bytes: usize,
+}
+
+impl Way for Storing<'_> {
+    fn prepare(&self, number: usize, memory: &mut PageMemory) {
+        content::stamp(&self.keys[number], &mut memory[..self.chunk_bytes]);
+    }
+
+    fn submit(&self, number: usize, lent: Lent, back: Sender<Event>) -> Result<()> {
+        let attempt = lent.attempt;
+        let told = Arc::new(move |outcome: &forebay::StoreOutcome| {
+            let end = match (outcome.status, &outcome.reason) {
+                (StoreStatus::Stored, _) => End::Moved,
+                (StoreStatus::Present, _) => End::Present,
+                (StoreStatus::Refused, Some(Reason::Busy)) => End::Busy,
+                (StoreStatus::Refused, Some(Reason::Full)) => End::Refused,
+                (status, reason) => End::Failed(why("storing", status.name(), reason.as_ref())),
+            };
+            let _ = back.send(Event::Ended(attempt, end, Instant::now()));
+        });
+        let chunk = vec![(self.keys[number], Box::new(lent) as _)];
+        self.cache.store(chunk, (self.parents)(number), Some(told)).map(drop)
+    }
+
+    fn is_right(&self, _: usize, _: &PageMemory) -> bool {
+        true
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+}
+
+impl Way for Loading<'_> {
+    fn prepare(&self, _: usize, _: &mut PageMemory) {}
+
+    fn submit(&self, number: usize, lent: Lent, back: Sender<Event>) -> Result<()> {
+        let attempt = lent.attempt;
+        let told = Arc::new(move |outcome: &forebay::LoadOutcome| {
+            let end = match (outcome.status, &outcome.reason) {
+                (LoadStatus::Loaded, _) => End::Moved,
+                (LoadStatus::Failed, Some(Reason::Busy)) => End::Busy,
+                (status, reason) => End::Failed(why("loading", status.name(), reason.as_ref())),
+            };
+            let _ = back.send(Event::Ended(attempt, end, Instant::now()));
+        });
+        self.cache.load(vec![(self.keys[number], Box::new(lent) as _)], Some(told));
+        Ok(())
+    }
+
+    fn is_right(&self, number: usize, memory: &PageMemory) -> bool {
+        let (key, memory) = (&self.keys[number], &memory[..self.chunk_bytes]);
+        match self.look {
+            Look::Stamps => content::is_stamped(key, memory),
+            Look::Whole => content::first_wrong(key, memory).is_none(),
+        }
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+}
+
+fn why(doing: &str, status: &str, reason: Option<&Reason>) -> String {
+    let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    format!("{doing} a chunk ended as {status}{reason}")
+}
+
+impl Stream {
+    /// Buffers for `window` chunks of up to `chunk_bytes` bytes.
+    pub(crate) fn new(window: usize, chunk_bytes: usize) -> Result<Self> {
+        let idle = (0..window.max(1))
+            .map(|_| {
+                let mut memory = PageMemory::new(chunk_bytes)?;
+                content::lay(&mut memory);
+                Ok(memory)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { idle, window: window.max(1) })
+    }
+
+    /// Chunks that may be under way at once, which is as many buffers as there are.
+    pub(crate) fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Bytes of all buffers.
+    #[allow(dead_code)] // XX
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.idle.iter().map(PageMemory::len).sum()
+    }
+
+    /// Bytes of the buffers that lie on huge pages.
+    #[allow(dead_code)] // XX
+    pub(crate) fn huge_bytes(&self) -> usize {
+        self.idle.iter().map(PageMemory::huge_bytes).sum()
+    }
+
+    /// Stores chunks; `parents` gives the chunk before each.
+    pub(crate) fn store(
+        &mut self,
+        cache: &Cache,
+        keys: &[ChunkKey],
+        parents: &dyn Fn(usize) -> Option<ChunkKey>,
+        mut progress: impl FnMut(u64),
+    ) -> Result<Moved> {
+        let chunk_bytes = self.chunk_bytes();
+        self.run(keys.len(), &Storing { cache, keys, parents, chunk_bytes }, &mut progress)
+    }
+
+    /// Loads chunks and looks at them.
+    pub(crate) fn load(
+        &mut self,
+        cache: &Cache,
+        keys: &[ChunkKey],
+        look: Look,
+        mut progress: impl FnMut(u64),
+    ) -> Result<Moved> {
+        let chunk_bytes = self.chunk_bytes();
+        self.run(keys.len(), &Loading { cache, keys, look, chunk_bytes }, &mut progress)
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.idle.first().map_or(0, PageMemory::len)
+    }
+
+    fn run(&mut self, count: usize, way: &impl Way, progress: &mut dyn FnMut(u64)) -> Result<Moved> {
+        let (sender, events) = channel();
+        let mut run = Run {
+            way,
+            idle: &mut self.idle,
+            landed: VecDeque::new(),
+            attempts: Vec::with_capacity(count),
+            under_way: 0,
+            lent: 0,
+            again: VecDeque::new(),
+            moved: Moved { latencies: Vec::with_capacity(count), ..Moved::default() },
+            own_cpu: Duration::ZERO,
+            failed: None,
+        };
+        let mut numbers = 0..count;
+        let (begin, cpu_begin) = (Instant::now(), cpu());
+        let mut end = begin;
+        loop {
+            while run.failed.is_none()
+                && run.under_way < self.window
+                && (!run.again.is_empty() || !numbers.is_empty())
+                && let Some(memory) = run.buffer()
+            {
+                let Some(number) = run.again.pop_front().or_else(|| numbers.next()) else { break };
+                run.submit(number, memory, &sender);
+            }
+            if run.under_way == 0 && run.lent == 0 {
+                break;
+            }
+            if let Some(ended_at) = run.hear(&events) {
+                end = end.max(ended_at);
+                progress(way.chunk_bytes() as u64);
+            }
+        }
+        run.moved.time = end - begin;
+        run.moved.cpu = cpu().saturating_sub(cpu_begin).saturating_sub(run.own_cpu);
+        // Outside of what was timed.
+        while let Some((attempt, mut memory)) = run.landed.pop_front() {
+            run.look(attempt, &mut memory);
+            run.idle.push(memory);
+        }
+        match run.failed {
+            Some(error) => Err(error),
+            None => Ok(run.moved),
+        }
+    }
+}
+
+/// One submission of a chunk.
+struct Attempt {
+    number: usize,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    UnderWay(Instant),
+    Moved,
+    Over,
+}
+
+/// What is under way.
+struct Run<'a, W> {
+    way: &'a W,
+    idle: &'a mut Vec<PageMemory>,
+    /// Came back from an attempt, and not looked at yet.
+    landed: VecDeque<(usize, PageMemory)>,
+    attempts: Vec<Attempt>,
+    /// Attempts whose end was not told.
+    under_way: usize,
+    /// Buffers that the engine has.
+    lent: usize,
+    again: VecDeque<usize>,
+    moved: Moved,
+    /// Processor time that was spent on making and checking chunks.
+    own_cpu: Duration,
+    failed: Option<Error>,
+}
+
+impl<W: Way> Run<'_, W> {
+    /// A buffer that is free, or becomes so by looking at what landed in it.
+    fn buffer(&mut self) -> Option<PageMemory> {
+        self.idle.pop().or_else(|| {
+            // One that has come back may be of a chunk whose end is not told yet: then it cannot be looked at.
+            let ended = |(attempt, _): &(usize, PageMemory)| {
+                !matches!(self.attempts[*attempt].state, State::UnderWay(_))
+            };
+            let (attempt, mut memory) = self.landed.remove(self.landed.iter().position(ended)?)?;
+            let before = thread_cpu();
+            self.look(attempt, &mut memory);
+            self.own_cpu += thread_cpu().saturating_sub(before);
+            Some(memory)
+        })
+    }
+
+    fn look(&mut self, attempt: usize, memory: &mut PageMemory) {
+        let Attempt { number, state } = self.attempts[attempt];
+        if state == State::Moved && !self.way.is_right(number, memory) {
+            self.moved.wrong += 1;
+            content::lay(memory);
+        }
+    }
+
+    fn submit(&mut self, number: usize, mut memory: PageMemory, sender: &Sender<Event>) {
+        let before = thread_cpu();
+        self.way.prepare(number, &mut memory);
+        self.own_cpu += thread_cpu().saturating_sub(before);
+        let attempt = self.attempts.len();
+        let len = self.way.chunk_bytes();
+        let lent = Lent { attempt, memory: Some(memory), len, back: sender.clone() };
+        self.lent += 1;
+        self.under_way += 1;
+        self.attempts.push(Attempt { number, state: State::UnderWay(Instant::now()) });
+        if let Err(error) = self.way.submit(number, lent, sender.clone()) {
+            self.under_way -= 1;
+            self.attempts[attempt].state = State::Over;
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    /// Waits for the next event; gives when a chunk was moved, if it is that.
+    fn hear(&mut self, events: &Receiver<Event>) -> Option<Instant> {
+        // The caller has a sender, so the channel is never found closed.
+        match events.recv().ok()? {
+            Event::Back(attempt, memory) => {
+                self.lent -= 1;
+                self.landed.push_back((attempt, memory));
+                None
+            }
+            Event::Ended(attempt, end, at) => {
+                self.under_way -= 1;
+                let Attempt { number, state } = &mut self.attempts[attempt];
+                let begun = std::mem::replace(state, State::Over);
+                match end {
+                    End::Moved => {
+                        *state = State::Moved;
+                        if let State::UnderWay(begun) = begun {
+                            self.moved.latencies.push(at - begun);
+                        }
+                        self.moved.chunks += 1;
+                        self.moved.bytes += self.way.chunk_bytes() as u64;
+                        return Some(at);
+                    }
+                    End::Present => self.moved.present += 1,
+                    End::Refused => self.moved.refused += 1,
+                    End::Busy => {
+                        self.moved.retries += 1;
+                        self.again.push_back(*number);
+                        std::thread::sleep(BUSY_PAUSE);
+                    }
+                    End::Failed(what) => {
+                        self.failed.get_or_insert(Error::new(ErrorKind::Io, what));
+                    }
+                }
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::{Scratch, Shape};
+
+    const CHUNK_BYTES: u32 = 50_000;
+
+    fn keys(first: u8, count: u8) -> Vec<ChunkKey> {
+        (first..first + count).map(|number| ChunkKey::new([number; 32])).collect()
+    }
+
+    /// Makes chunks for other keys than those they are stored under.
+    struct Misnamed<'a>(Storing<'a>, Vec<ChunkKey>);
+
+    impl Way for Misnamed<'_> {
+        fn prepare(&self, number: usize, memory: &mut PageMemory) {
+            content::stamp(&self.1[number], &mut memory[..self.0.chunk_bytes]);
+        }
+
+        fn submit(&self, number: usize, lent: Lent, back: Sender<Event>) -> Result<()> {
+            self.0.submit(number, lent, back)
+        }
+
+        fn is_right(&self, _: usize, _: &PageMemory) -> bool {
+            true
+        }
+
+        fn chunk_bytes(&self) -> usize {
+            self.0.chunk_bytes
+        }
+    }
+
+    #[test]
+    fn every_chunk_ends_once_and_every_loaded_one_is_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let scratch = Scratch::in_directory(directory.path(), 0).unwrap();
+        let staging_bytes = 3 * u64::from(CHUNK_BYTES.next_multiple_of(4096));
+        let shape = Shape { chunks: 40, chunk_bytes: CHUNK_BYTES, staging_bytes, threads: None };
+        let cache = scratch.open_cache(&shape).unwrap();
+        let mut stream = Stream::new(3, CHUNK_BYTES as usize).unwrap();
+
+        let stored = keys(1, 40);
+        let mut seen = 0;
+        let moved = stream.store(&cache, &stored, &|_| None, |bytes| seen += bytes).unwrap();
+        assert_eq!((moved.chunks, moved.bytes, seen), (40, 2_000_000, 2_000_000));
+        assert_eq!((moved.present, moved.refused, moved.wrong), (0, 0, 0));
+        assert_eq!(moved.latencies.len(), 40);
+        assert!(moved.latencies.iter().all(|time| *time <= moved.time));
+        assert_eq!(stream.store(&cache, &stored[..7], &|_| None, |_| {}).unwrap().present, 7);
+        for look in [Look::Stamps, Look::Whole] {
+            let moved = stream.load(&cache, &stored, look, |_| {}).unwrap();
+            assert_eq!((moved.chunks, moved.wrong, moved.retries), (40, 0, 0));
+        }
+        assert_eq!(stream.idle.len(), 3, "all buffers are back");
+
+        // Chunks under other keys than their bytes were made from: the cache is right, and the look must tell.
+        let (others, mut wrong) = (keys(101, 9), keys(101, 9));
+        wrong.reverse();
+        let swapped =
+            Storing { cache: &cache, keys: &wrong, parents: &|_| None, chunk_bytes: CHUNK_BYTES as usize };
+        stream.run(9, &Misnamed(swapped, others), &mut |_| {}).unwrap();
+        for look in [Look::Stamps, Look::Whole] {
+            let moved = stream.load(&cache, &wrong, look, |_| {}).unwrap();
+            assert_eq!((moved.chunks, moved.wrong), (9, 8), "all but the one in the middle");
+        }
+    }
+
+    #[test]
+    fn what_fails_ends_the_run_with_everything_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let scratch = Scratch::in_directory(directory.path(), 0).unwrap();
+        let shape = Shape { chunks: 4, chunk_bytes: CHUNK_BYTES, staging_bytes: 1 << 20, threads: None };
+        let cache = scratch.open_cache(&shape).unwrap();
+        let mut stream = Stream::new(3, CHUNK_BYTES as usize).unwrap();
+        let error = stream.load(&cache, &keys(1, 9), Look::Whole, |_| {}).unwrap_err();
+        assert!(error.to_string().starts_with("loading a chunk ended as miss"), "{error}");
+        assert_eq!(stream.idle.len(), 3);
+    }
+}
