@@ -422,13 +422,13 @@ impl World {
     /// The process dies; what was committed comes back, in the order in which it was used.
     fn restart(&mut self) {
         self.epoch += 1;
-        let records: Vec<ChunkRecord> = self.catalog.committed().copied().collect();
+        let records: Vec<ChunkRecord> = self.catalog.committed().collect();
         self.catalog = Catalog::new(self.limits, self.epoch);
         for record in records.iter().rev() {
             assert!(self.catalog.restore(*record), "what was committed fits again");
         }
         self.catalog.tie_restored();
-        assert!(self.catalog.committed().eq(&records), "the order of use survives");
+        assert!(self.catalog.committed().eq(records.iter().copied()), "the order of use survives");
 
         self.closed.extend(std::mem::take(&mut self.open).into_keys());
         self.chunks.retain(|_, chunk| chunk.state == State::Committed);
@@ -476,10 +476,13 @@ impl World {
             let there = self.committed(key(number)).is_some();
             assert_eq!(self.catalog.contains(&key(number)), there, "found is what is committed");
         }
-        let mut listed: Vec<u64> = self.catalog.committed().map(|record| record.generation).collect();
-        listed.sort_unstable();
-        let committed = self.chunks.iter().filter(|(_, chunk)| chunk.state == State::Committed);
-        assert!(listed.iter().eq(committed.map(|(generation, _)| generation)), "each is listed once");
+        let mut listed: Vec<ChunkRecord> = self.catalog.committed().collect();
+        listed.sort_unstable_by_key(|record| record.generation);
+        let committed = self.chunks.values().filter(|chunk| chunk.state == State::Committed);
+        assert!(
+            listed.iter().eq(committed.map(|chunk| &chunk.record)),
+            "each is listed once, as it was stored"
+        );
         for (&ticket, open) in &self.open {
             let writing = match open {
                 Open::Write(generation) => Some(self.chunks[generation].record),
@@ -737,7 +740,7 @@ fn a_dropped_chunk_can_be_stored_again_while_the_old_one_is_still_read() {
 fn a_chunk_that_cannot_be_restored_changes_nothing() {
     let mut catalog = catalog_of(3);
     store(&mut catalog, &[key(0), key(1), key(2)], None);
-    let records: Vec<ChunkRecord> = catalog.committed().copied().collect();
+    let records: Vec<ChunkRecord> = catalog.committed().collect();
     let limits = Limits { blocks: 6, chunks_max: 2, tickets_max: 9 };
     let mut restored = Catalog::new(limits, 2);
     assert!(restored.restore(records[0]));
@@ -754,7 +757,7 @@ fn a_chunk_that_cannot_be_restored_changes_nothing() {
 fn a_restored_chunk_of_any_depth_can_be_continued() {
     let mut catalog = catalog_of(3);
     store(&mut catalog, &[key(0)], None);
-    let record = *catalog.committed().next().unwrap();
+    let record = catalog.committed().next().unwrap();
     for depth in [0, 1, u32::MAX - 1, u32::MAX] {
         let mut restored = catalog_of(3);
         assert!(restored.restore(ChunkRecord { depth, ..record }));
@@ -821,4 +824,79 @@ fn a_chunk_stored_after_the_one_that_continues_it_is_kept_for_it() {
     store(&mut catalog, &[key(1)], Some(key(0)));
     assert_eq!(store(&mut catalog, &[key(0), key(1)], None), []);
     assert!(outlives_eviction(&mut catalog, key(0), key(1)));
+}
+
+/// What the catalog says of a chunk that is there.
+fn record_of(catalog: &Catalog, key: ChunkKey) -> ChunkRecord {
+    catalog.committed().find(|record| record.key == key).expect("it is there")
+}
+
+fn drop_chunk(catalog: &mut Catalog, key: ChunkKey) {
+    let reading = read(catalog, key);
+    assert!(matches!(catalog.discard(reading), Some(Some(_))));
+}
+
+#[test]
+fn a_record_names_its_parent_whatever_becomes_of_that_one() {
+    let mut catalog = catalog_of(4);
+    store(&mut catalog, &[key(0), key(1)], None);
+    let named = |catalog: &Catalog| record_of(catalog, key(1)).parent;
+    drop_chunk(&mut catalog, key(0));
+    assert_eq!(named(&catalog), key(0), "dropped");
+    store(&mut catalog, &[key(2), key(3)], None);
+    assert_eq!(named(&catalog), key(0), "and its place taken");
+    let again = write(&mut catalog, &[key(0)], None);
+    catalog.plan_store(&[(key(1), LENGTH)], Some(key(0)), 0, &mut Vec::new());
+    assert_eq!(named(&catalog), key(0), "being stored again");
+    assert!(catalog.abort(again[0]));
+    assert_eq!(named(&catalog), key(0), "in vain");
+
+    let records: Vec<ChunkRecord> = catalog.committed().collect();
+    let mut restored = catalog_of(4);
+    records.iter().for_each(|record| assert!(restored.restore(*record)));
+    restored.tie_restored();
+    assert_eq!(named(&restored), key(0), "restored without it");
+    store(&mut restored, &[key(0), key(1)], None);
+    assert_eq!(named(&restored), key(0), "and then stored again");
+}
+
+#[test]
+fn a_record_names_the_parent_it_was_stored_with_and_not_the_one_it_is_tied_to() {
+    let mut catalog = catalog_of(4);
+    store(&mut catalog, &[key(1)], Some(key(0)));
+    store(&mut catalog, &[key(2), key(1)], None);
+    assert_eq!(record_of(&catalog, key(1)).parent, key(0), "whatever was claimed of it later");
+    store(&mut catalog, &[key(3)], None);
+    store(&mut catalog, &[key(2), key(3)], None);
+    assert_eq!(record_of(&catalog, key(3)).parent, ChunkKey::NONE);
+}
+
+#[test]
+fn what_takes_the_place_of_a_dropped_chunk_is_not_kept_for_the_chunk_that_continued_that_one() {
+    let mut catalog = catalog_of(2);
+    store(&mut catalog, &[key(0), key(1)], None);
+    drop_chunk(&mut catalog, key(0));
+    assert_eq!(store(&mut catalog, &[key(2)], None), []);
+    let reading = read(&mut catalog, key(1));
+    assert_eq!(store(&mut catalog, &[key(3)], None), [key(2)], "nothing continues it");
+    assert!(catalog.release(reading));
+    assert_eq!(store(&mut catalog, &[key(4), key(5)], None), [key(1), key(3)]);
+}
+
+#[test]
+fn a_prompt_stored_in_any_order_of_memory_is_found_whole() {
+    let mut catalog = catalog_of(15);
+    // Places are given back and used again, so that the prompt's chunks lie one beside the other, apart and reversed.
+    let filler: Vec<ChunkKey> = (100..115).map(key).collect();
+    filler.iter().for_each(|&key| assert_eq!(store(&mut catalog, &[key], None), []));
+    for at in [3, 9, 8, 7, 1, 14, 0, 2, 4, 5, 6, 13, 12, 11, 10] {
+        drop_chunk(&mut catalog, filler[at]);
+    }
+    let chain: Vec<ChunkKey> = (0..15).map(key).collect();
+    store(&mut catalog, &chain, None);
+    for chunks in 1..=15 {
+        assert_eq!(used(&mut catalog, &chain[..chunks]), chunks);
+    }
+    drop_chunk(&mut catalog, chain[7]);
+    assert_eq!(used(&mut catalog, &chain), 7);
 }

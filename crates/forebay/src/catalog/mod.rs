@@ -15,13 +15,16 @@
 //! [`Catalog::commit`] only when header and payload are where the plan says.
 
 mod extent;
+mod index;
 mod plan;
 mod recency;
 mod record;
+mod segments;
 mod space;
+mod table;
+mod ties;
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use std::collections::{HashMap, HashSet};
 
 pub use extent::{BLOCK_BYTES, EXTENTS_MAX, Extent, Extents, blocks_for};
 pub use plan::{LoadDecision, LookupDecision, PLAN_BYTES, Plan, StoreDecision, Ticket};
@@ -30,7 +33,9 @@ pub(crate) use record::{u32_at, u64_at};
 pub use space::AddressSpace;
 
 use crate::key::ChunkKey;
-use recency::{Links, Recency};
+use index::Index;
+use recency::Recency;
+use table::{State, Table};
 
 /// The bounds of a catalog.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +58,9 @@ pub const EPOCH_MAX: u32 = (1 << (u64::BITS - EPOCH_SHIFT)) - 1;
 /// small ones may find what is freed too scattered, and then grows its room over several stores.
 const FREED_FOR_ONE_MAX: u64 = 8;
 
+/// Chunks of a prompt that are looked for in the index at a time.
+const GUESSED_AT_ONCE: usize = 16;
+
 /// What has happened to a catalog since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -60,32 +68,6 @@ pub struct Counts {
     pub evicted: u64,
     /// Chunks dropped because what was read was not what was stored.
     pub dropped: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Writing(Ticket),
-    Committed,
-    /// No longer found; its blocks are freed when the last reader is done.
-    Dropped,
-}
-
-/// Points at a chunk for as long as that chunk is there: ids are used again, generations are not.
-#[derive(Debug, Clone, Copy)]
-struct Link {
-    id: u32,
-    generation: u64,
-}
-
-#[derive(Debug)]
-struct Chunk {
-    record: ChunkRecord,
-    state: State,
-    pins: u32,
-    parent: Option<Link>,
-    /// Chunks in the catalog that continue this one.
-    children: u32,
-    links: Links,
 }
 
 #[derive(Debug)]
@@ -100,34 +82,15 @@ enum Open {
 pub struct Catalog {
     limits: Limits,
     space: AddressSpace,
-    index: HashMap<ChunkKey, u32, BuildHasherDefault<KeyHasher>>,
-    chunks: Vec<Chunk>,
-    unused: Vec<u32>,
+    index: Index,
+    table: Table,
     recency: Recency,
     open: HashMap<Ticket, Open>,
+    /// The tickets of chunks that are being written.
+    writes: HashMap<u32, Ticket>,
     next_ticket: u64,
     next_generation: u64,
     counts: Counts,
-}
-
-/// Keys are digests: the eight bytes they hash themselves to are taken as they are.
-#[derive(Debug, Default)]
-struct KeyHasher(u64);
-
-impl std::hash::Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = word;
-    }
 }
 
 impl Catalog {
@@ -140,11 +103,12 @@ impl Catalog {
         Self {
             limits,
             space: AddressSpace::new(limits.blocks),
-            index: HashMap::default(),
-            chunks: Vec::new(),
-            unused: Vec::new(),
+            // Each chunk takes a block at least, so there are never more of them than blocks.
+            index: Index::new(limits.chunks_max.min(limits.blocks)),
+            table: Table::new(),
             recency: Recency::default(),
             open: HashMap::new(),
+            writes: HashMap::new(),
             next_ticket: (u64::from(epoch) << EPOCH_SHIFT) + 1,
             next_generation: (u64::from(epoch) << EPOCH_SHIFT) + 1,
             counts: Counts::default(),
@@ -157,51 +121,45 @@ impl Catalog {
     }
 
     /// Takes in a chunk known from before, as the least recently used one. `false` when it cannot be: its blocks
-    /// are another chunk's, its key is there, the catalog is full.
+    /// are another chunk's or it has none, its key is there, the catalog is full.
     pub fn restore(&mut self, record: ChunkRecord) -> bool {
         if self.len() >= self.limits.chunks_max as usize
-            || self.index.contains_key(&record.key)
+            || record.extents.as_slice().is_empty()
+            || self.find(&record.key).is_some()
             || !self.space.reserve(&record.extents)
         {
             return false;
         }
-        let id = self.insert(record, State::Committed);
-        self.recency.push_oldest(&mut self.chunks, id);
+        // Most come after the chunk they continue. Nothing continues a new one yet, so no ring can come of it.
+        let parent = self.find(&record.parent);
+        let id = self.insert(&record, State::Committed, parent);
+        self.recency.push_oldest(&mut self.table, id);
         true
     }
 
     /// Ties restored chunks to those they continue. Call once, after the last [`Self::restore`].
     pub fn tie_restored(&mut self) {
-        // Each chunk after those it continues: then it has no children yet, and tying it is cheap.
-        let mut tied = vec![false; self.chunks.len()];
-        let ids: Vec<u32> = self.index.values().copied().collect();
-        for id in ids {
+        // Each chunk after those it continues: then few of them have something that continues them, and tying those
+        // that have nothing is cheap.
+        let mut seen = HashSet::new();
+        for id in self.table.with_named_parent() {
             let mut chain = Vec::new();
             let mut next = Some(id);
-            while let Some(id) = next.filter(|&id| !std::mem::replace(&mut tied[id as usize], true)) {
-                chain.push(id);
-                next = self.index.get(&self.chunk(id).record.parent).copied();
+            while let Some((id, parent)) = next
+                .filter(|&id| self.table[id].parent_is_named && seen.insert(id))
+                .and_then(|id| Some((id, self.find(&self.table.parent_key(id))?)))
+            {
+                chain.push((id, parent));
+                next = Some(parent);
             }
-            for id in chain.into_iter().rev() {
-                let parent = self.index.get(&self.chunk(id).record.parent).copied();
-                self.tie(id, parent);
-            }
+            chain.into_iter().rev().for_each(|(id, parent)| self.table.tie(id, parent));
         }
+        self.table.shrink();
     }
 
     /// How much of this prompt is there; what is, is pinned and counts as used.
     pub fn lookup(&mut self, keys: &[ChunkKey]) -> LookupDecision {
-        let mut found = Vec::new();
-        let mut pending = false;
-        for key in keys {
-            match self.index.get(key).map(|&id| (id, self.chunk(id).state)) {
-                Some((id, State::Committed)) => found.push(id),
-                other => {
-                    pending = matches!(other, Some((_, State::Writing(_))));
-                    break;
-                }
-            }
-        }
+        let (found, pending) = self.committed_front(keys);
         if found.is_empty() {
             return if pending { LookupDecision::Pending } else { LookupDecision::Miss };
         }
@@ -209,8 +167,8 @@ impl Catalog {
             return LookupDecision::Busy;
         }
         let chunks = found.len();
-        self.touch_chain(&found);
-        found.iter().for_each(|&id| self.chunk_mut(id).pins += 1);
+        self.recency.renew(&mut self.table, &found);
+        found.iter().for_each(|&id| self.table[id].pins += 1);
         LookupDecision::Hit { chunks, ticket: self.open(Open::Lookup(found)) }
     }
 
@@ -224,17 +182,19 @@ impl Catalog {
         removed: &mut Vec<Entry>,
     ) -> Vec<StoreDecision> {
         let mut before_key = parent.unwrap_or(ChunkKey::NONE);
-        let mut before = parent.and_then(|key| self.index.get(&key).copied());
-        let mut depth = before.map_or(0, |id| self.chunk(id).record.depth.saturating_add(1));
-        let mut chain = before.map_or_else(Vec::new, |id| self.ancestors(id));
+        let mut before = parent.and_then(|key| self.find(&key));
+        let mut depth = before.map_or(0, |id| self.table.depth(id).saturating_add(1));
+        let mut chain = before.map_or_else(Vec::new, |id| self.table.ancestors(id));
         let mut decisions = Vec::with_capacity(chunks.len());
         let mut full = false;
         for &(key, length) in chunks {
-            let (decision, id) = if let Some(id) = self.index.get(&key).copied() {
-                self.tie(id, before);
-                let decision = match self.chunk(id).state {
-                    State::Writing(ticket) => StoreDecision::InFlight(ticket),
-                    State::Committed | State::Dropped => StoreDecision::Present,
+            let (decision, id) = if let Some(id) = self.find(&key) {
+                if let Some(before) = before {
+                    self.table.tie(id, before);
+                }
+                let decision = match self.table[id].state {
+                    State::Writing => StoreDecision::InFlight(self.writes[&id]),
+                    _ => StoreDecision::Present,
                 };
                 (decision, Some(id))
             } else {
@@ -259,28 +219,27 @@ impl Catalog {
                 }
             };
             chain.extend(id);
-            depth = id.map_or(depth, |id| self.chunk(id).record.depth).saturating_add(1);
+            depth = id.map_or(depth, |id| self.table.depth(id)).saturating_add(1);
             before_key = key;
             before = id;
             decisions.push(decision);
         }
         // A chunk may have gone again to make room for a later one of the same call.
-        chain.retain(|&id| self.chunk(id).links.listed());
-        self.touch_chain(&chain);
+        chain.retain(|&id| self.table[id].is_listed());
+        self.recency.renew(&mut self.table, &chain);
         decisions
     }
 
     /// Decides on a load: each chunk that is there is pinned until its ticket is answered.
     pub fn plan_load(&mut self, keys: &[ChunkKey]) -> Vec<LoadDecision> {
         keys.iter()
-            .map(|key| match self.index.get(key).copied() {
-                Some(id) if self.chunk(id).state == State::Committed => {
+            .map(|key| match self.find(key) {
+                Some(id) if self.table[id].state == State::Committed => {
                     if self.tickets_left() == 0 {
                         return LoadDecision::Busy;
                     }
-                    let chunk = self.chunk_mut(id);
-                    chunk.pins += 1;
-                    let record = chunk.record;
+                    self.table[id].pins += 1;
+                    let record = self.table.record(id);
                     LoadDecision::Read(Plan { ticket: self.open(Open::Read(id)), record })
                 }
                 _ => LoadDecision::Miss,
@@ -291,7 +250,7 @@ impl Catalog {
     /// The chunk that is being written under this ticket.
     pub fn writing(&self, ticket: Ticket) -> Option<ChunkRecord> {
         match self.open.get(&ticket)? {
-            Open::Write(id) => Some(self.chunk(*id).record),
+            Open::Write(id) => Some(self.table.record(*id)),
             Open::Lookup(_) | Open::Read(_) => None,
         }
     }
@@ -300,7 +259,7 @@ impl Catalog {
     /// is not that of an open write.
     pub fn commit(&mut self, ticket: Ticket) -> bool {
         let Some(id) = self.close_write(ticket) else { return false };
-        self.chunk_mut(id).state = State::Committed;
+        self.table[id].state = State::Committed;
         true
     }
 
@@ -332,9 +291,9 @@ impl Catalog {
     pub fn discard(&mut self, ticket: Ticket) -> Option<Option<Entry>> {
         let Some(&Open::Read(id)) = self.open.get(&ticket) else { return None };
         self.open.remove(&ticket);
-        let removal = (self.chunk(id).state == State::Committed).then(|| {
+        let removal = (self.table[id].state == State::Committed).then(|| {
             self.counts.dropped += 1;
-            self.chunk_mut(id).state = State::Dropped;
+            self.table[id].state = State::Dropped;
             self.unlist(id)
         });
         self.unpin(id);
@@ -343,16 +302,15 @@ impl Catalog {
 
     /// Whether a chunk is there. Does not count as use.
     pub fn contains(&self, key: &ChunkKey) -> bool {
-        self.index.get(key).is_some_and(|&id| self.chunk(id).state == State::Committed)
+        self.find(key).is_some_and(|id| self.table[id].state == State::Committed)
     }
 
     /// All committed chunks, least recently used first.
-    pub fn committed(&self) -> impl Iterator<Item = &ChunkRecord> {
+    pub fn committed(&self) -> impl Iterator<Item = ChunkRecord> {
         self.recency
-            .oldest_first(&self.chunks)
-            .map(|id| self.chunk(id))
-            .filter(|chunk| chunk.state == State::Committed)
-            .map(|chunk| &chunk.record)
+            .oldest_first(&self.table)
+            .filter(|&id| self.table[id].state == State::Committed)
+            .map(|id| self.table.record(id))
     }
 
     /// Chunks it holds, those being written included.
@@ -362,7 +320,7 @@ impl Catalog {
 
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.len() == 0
     }
 
     /// Tickets that are open: zero when nothing is under way.
@@ -372,7 +330,7 @@ impl Catalog {
 
     /// Writes that are open.
     pub fn open_writes(&self) -> usize {
-        self.open.values().filter(|open| matches!(open, Open::Write(_))).count()
+        self.writes.len()
     }
 
     /// The tier's address space.
@@ -399,7 +357,53 @@ impl Catalog {
     fn close_write(&mut self, ticket: Ticket) -> Option<u32> {
         let Some(&Open::Write(id)) = self.open.get(&ticket) else { return None };
         self.open.remove(&ticket);
+        self.writes.remove(&id);
         Some(id)
+    }
+
+    /// The chunk of this key, if it is there or being written.
+    fn find(&self, key: &ChunkKey) -> Option<u32> {
+        self.index.find(key, |id| self.table.is_listed_as(id, key))
+    }
+
+    /// The chunks of the longest front of a prompt that is there, and whether the chunk after it is being written.
+    fn committed_front(&self, keys: &[ChunkKey]) -> (Vec<u32>, bool) {
+        let mut found = Vec::new();
+        let Some(mut last) = keys.first().and_then(|key| self.find(key)) else { return (found, false) };
+        if self.table[last].state != State::Committed {
+            return (found, true);
+        }
+        found.reserve_exact(keys.len());
+        found.push(last);
+        let mut step = 1;
+        // Memory is what takes time here, so each chunk is looked for where it can be guessed to be without having
+        // waited for the one before it.
+        let mut guesses = [0; GUESSED_AT_ONCE];
+        let mut ahead = guesses.iter();
+        for (at, key) in keys.iter().enumerate().skip(1) {
+            let id = if ahead.len() == 0 && self.table.is_listed_as(last.wrapping_add(step), key) {
+                // Chunks of a prompt that were stored one after the other lie one beside the other.
+                last.wrapping_add(step)
+            } else {
+                if ahead.len() == 0 {
+                    guesses
+                        .iter_mut()
+                        .zip(&keys[at..])
+                        .for_each(|(guess, key)| *guess = self.index.guess(key));
+                    ahead = guesses.iter();
+                }
+                let guess = ahead.next().copied().filter(|&guess| self.table.is_listed_as(guess, key));
+                let Some(id) = guess.or_else(|| self.find(key)) else { return (found, false) };
+                step = id.wrapping_sub(last);
+                id
+            };
+            if self.table[id].state != State::Committed {
+                return (found, true);
+            }
+            found.push(id);
+            last = id;
+        }
+        (found, false)
     }
 
     /// Makes room for a chunk and takes it in as being written.
@@ -415,7 +419,7 @@ impl Catalog {
         }
         // The chunk this one continues may be the very one that would be evicted for it.
         if let Some(id) = parent {
-            self.chunk_mut(id).pins += 1;
+            self.table[id].pins += 1;
         }
         let freed_max = self.space.free_blocks() + FREED_FOR_ONE_MAX * u64::from(blocks);
         let extents = loop {
@@ -434,64 +438,22 @@ impl Catalog {
             }
         };
         if let Some(id) = parent {
-            self.chunk_mut(id).pins -= 1;
+            self.table[id].pins -= 1;
         }
         record.extents = extents?;
         record.generation = self.next_generation;
         self.next_generation += 1;
-        let ticket = Ticket(self.next_ticket);
-        let id = self.insert(record, State::Writing(ticket));
-        self.recency.push_newest(&mut self.chunks, id);
-        self.tie(id, parent);
-        Some((Plan { ticket: self.open(Open::Write(id)), record }, id))
+        let id = self.insert(&record, State::Writing, parent);
+        self.recency.push_newest(&mut self.table, id);
+        let ticket = self.open(Open::Write(id));
+        self.writes.insert(id, ticket);
+        Some((Plan { ticket, record }, id))
     }
 
-    fn insert(&mut self, record: ChunkRecord, state: State) -> u32 {
-        let chunk = Chunk { record, state, pins: 0, parent: None, children: 0, links: Links::default() };
-        let id = if let Some(id) = self.unused.pop() {
-            self.chunks[id as usize] = chunk;
-            id
-        } else {
-            self.chunks.push(chunk);
-            u32::try_from(self.chunks.len() - 1).expect("chunks_max is a u32")
-        };
-        self.index.insert(record.key, id);
+    fn insert(&mut self, record: &ChunkRecord, state: State, parent: Option<u32>) -> u32 {
+        let id = self.table.insert(record, state, parent);
+        self.index.insert(&record.key, id);
         id
-    }
-
-    /// Notes that `id` continues `parent`, unless it is tied already or that would make a ring (whatever a caller
-    /// claims): only a chunk that something continues can close one.
-    fn tie(&mut self, id: u32, parent: Option<u32>) {
-        let Some(parent) = parent else { return };
-        let ring = || id == parent || (self.chunk(id).children > 0 && self.ancestors(parent).contains(&id));
-        if self.live_parent(id).is_some() || ring() {
-            return;
-        }
-        let generation = self.chunk(parent).record.generation;
-        self.chunk_mut(id).parent = Some(Link { id: parent, generation });
-        self.chunk_mut(parent).children += 1;
-    }
-
-    fn live_parent(&self, id: u32) -> Option<u32> {
-        let link = self.chunk(id).parent?;
-        let parent = self.chunk(link.id);
-        (parent.record.generation == link.generation && parent.links.listed()).then_some(link.id)
-    }
-
-    /// `id` and the chunks it continues, first of the prompt first.
-    fn ancestors(&self, id: u32) -> Vec<u32> {
-        let mut chain: Vec<u32> = std::iter::successors(Some(id), |&id| self.live_parent(id)).collect();
-        chain.reverse();
-        chain
-    }
-
-    /// Marks a chain (first of the prompt first) as used now: its first chunk the most recently, so that among
-    /// equally old ones the deepest goes first.
-    fn touch_chain(&mut self, chain: &[u32]) {
-        for &id in chain.iter().rev() {
-            self.recency.remove(&mut self.chunks, id);
-            self.recency.push_newest(&mut self.chunks, id);
-        }
     }
 
     /// Evicts the least recently used chunk that may go. Those that may not are passed over to the recent end:
@@ -499,50 +461,38 @@ impl Catalog {
     fn evict(&mut self) -> Option<Entry> {
         for _ in 0..self.len() {
             let id = self.recency.oldest()?;
-            let chunk = self.chunk(id);
+            let chunk = &self.table[id];
             if chunk.state == State::Committed && chunk.pins == 0 && chunk.children == 0 {
                 self.counts.evicted += 1;
                 let removal = self.unlist(id);
                 self.forget(id);
                 return Some(removal);
             }
-            self.touch_chain(&[id]);
+            self.recency.pass_over_oldest(&mut self.table);
         }
         None
     }
 
     /// Takes a chunk out of the index, so that it is not found any more.
     fn unlist(&mut self, id: u32) -> Entry {
-        if let Some(parent) = self.live_parent(id) {
-            self.chunk_mut(parent).children -= 1;
-        }
-        self.chunk_mut(id).parent = None;
-        self.recency.remove(&mut self.chunks, id);
-        let record = self.chunk(id).record;
-        self.index.remove(&record.key);
-        Entry::Remove(record.key, record.generation)
+        self.table.untie(id);
+        self.recency.remove(&mut self.table, id);
+        let (key, generation) = (self.table[id].key, self.table[id].generation);
+        self.index.remove(&key, id);
+        Entry::Remove(key, generation)
     }
 
     /// Frees what an unlisted chunk holds.
     fn forget(&mut self, id: u32) {
-        let extents = self.chunk(id).record.extents;
-        self.space.free(&extents);
-        self.unused.push(id);
+        self.space.free(&self.table.extents(id));
+        self.table.forget(id);
     }
 
     fn unpin(&mut self, id: u32) {
-        let chunk = self.chunk_mut(id);
+        let chunk = &mut self.table[id];
         chunk.pins -= 1;
         if chunk.pins == 0 && chunk.state == State::Dropped {
             self.forget(id);
         }
-    }
-
-    fn chunk(&self, id: u32) -> &Chunk {
-        &self.chunks[id as usize]
-    }
-
-    fn chunk_mut(&mut self, id: u32) -> &mut Chunk {
-        &mut self.chunks[id as usize]
     }
 }

@@ -123,7 +123,7 @@ impl Shared {
         let fresh = begin()?;
         let (segment, records, covered) = {
             let mut state = self.state.lock();
-            let records: Vec<ChunkRecord> = state.catalog.committed().copied().collect();
+            let records: Vec<ChunkRecord> = state.catalog.committed().collect();
             state.journal = fresh;
             state.journal_records += SEGMENT_RECORDS;
             (state.journal.segment(), records, state.journal_records - SEGMENT_RECORDS)

@@ -136,7 +136,7 @@ impl Directory {
             .map_err(|error| Error::io(format!("writing the journal in {}", path.display()), error))?;
         if rebuilt.is_some() || void {
             // The old journal is not to be read again.
-            let records: Vec<ChunkRecord> = catalog.committed().copied().collect();
+            let records: Vec<ChunkRecord> = catalog.committed().collect();
             journal = journal.next_segment()()?;
             write_checkpoint(path, epoch, journal.segment(), &records)?;
         }
