@@ -1,14 +1,16 @@
-//! The command `forebay`: looks into a cache directory, checks it, explains a configuration, replays a trace.
+//! The command `forebay`: looks into a cache directory, checks it, explains a configuration, replays a trace,
+//! measures a drive.
 //!
 //! Promises: [`run`] never ends the process, never writes to a cache directory that it did not make, and gives an exit code that tells:
 //! 0 all right, 1 what was checked is not sound, 2 it could not be done (one line on standard error says why). What a
 //! command has to say stands on standard output, as a table for people or with `--json` for programs; progress and
 //! log lines go to standard error.
 //!
-//! One file or folder a command: `inspect`, `verify`, `config`, `replay`. The first look at a directory through
-//! `directory`; `replay` works in a place of its own, made by `scratch`, and drives chunks through a cache by `stream`.
-//! `figures` writes sizes and ages the way people read them.
+//! One file or folder a command: `inspect`, `verify`, `config`, `replay`, `bench`. The first two look at a directory
+//! through `directory`; the last two work in a place of their own, made by `scratch`, and drive chunks through a cache
+//! by `stream`. `figures` writes sizes and ages the way people read them.
 
+mod bench;
 mod config;
 mod content;
 mod directory;
@@ -54,6 +56,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Replay a recorded trace, through the catalog alone or on a real directory, or make one up
     Replay(replay::ReplayArgs),
+    /// Measure stores and loads on a drive beside what it gives a plain program
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the program with these arguments, the first of which is its own name; gives its exit code.
@@ -72,6 +76,7 @@ pub fn run(arguments: Vec<String>) -> u8 {
         Command::Verify(args) => verify::run(args, &mut out).map(|sound| if sound { RIGHT } else { UNSOUND }),
         Command::Config(args) => config::run(args, &mut out).map(|()| RIGHT),
         Command::Replay(args) => replay::run(args, &mut out).map(|right| if right { RIGHT } else { UNSOUND }),
+        Command::Bench(args) => bench::run(args, &mut out).map(|right| if right { RIGHT } else { UNSOUND }),
     };
     let ended = match print(&out) {
         Ok(()) => ended.map_err(|error| error.to_string()),

@@ -10,7 +10,6 @@ pub(crate) fn percentile(times: &mut [Duration], percent: usize) -> Duration {
 }
 
 /// The middle one of some figures, or of an even number the mean of the two; zero of nothing.
-#[allow(dead_code)] // XX
 pub(crate) fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
@@ -22,7 +21,6 @@ pub(crate) fn median(figures: &[f64]) -> f64 {
 }
 
 /// Least and most of some figures; zeros of nothing.
-#[allow(dead_code)] // XX
 pub(crate) fn range(figures: &[f64]) -> [f64; 2] {
     let least = figures.iter().copied().min_by(f64::total_cmp).unwrap_or(0.0);
     [least, figures.iter().copied().max_by(f64::total_cmp).unwrap_or(0.0)]

@@ -23,10 +23,14 @@ use crate::process::{cpu, thread_cpu};
 /// Before a chunk that was refused as busy is tried again.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
+/// What the system's huge pages hold.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// Buffers, and how many chunks may be under way.
 pub(crate) struct Stream {
     idle: Vec<PageMemory>,
     window: usize,
+    chunk_bytes: usize,
 }
 
 /// What came of some chunks.
@@ -69,7 +73,6 @@ impl Moved {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
     /// One word at each 4 KiB.
-    #[allow(dead_code)] // XX
     Stamps,
     /// Every byte.
     Whole,
@@ -118,9 +121,9 @@ impl Sink for Lent {
 
     fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
         let own = self.memory.as_mut().ok_or("the buffer is gone")?;
-        for (to, from) in own.chunks_mut(PIECE_BYTES).zip(slot.chunks(PIECE_BYTES)) {
+        for (to, from) in own[..self.len].chunks_mut(PIECE_BYTES).zip(slot.chunks(PIECE_BYTES)) {
             seen(from);
-            to[..from.len()].copy_from_slice(from);
+            to.copy_from_slice(from);
         }
         Ok(())
     }
@@ -214,16 +217,19 @@ fn why(doing: &str, status: &str, reason: Option<&Reason>) -> String {
 }
 
 impl Stream {
-    /// Buffers for `window` chunks of up to `chunk_bytes` bytes.
+    /// Buffers for `window` chunks of `chunk_bytes` bytes.
     pub(crate) fn new(window: usize, chunk_bytes: usize) -> Result<Self> {
+        // Whole huge pages, unless that would take much more than was asked for.
+        let whole = chunk_bytes.next_multiple_of(HUGE_PAGE_BYTES);
+        let bytes = if 2 * chunk_bytes >= whole { whole } else { chunk_bytes };
         let idle = (0..window.max(1))
             .map(|_| {
-                let mut memory = PageMemory::new(chunk_bytes)?;
+                let mut memory = PageMemory::new(bytes)?;
                 content::lay(&mut memory);
                 Ok(memory)
             })
             .collect::<Result<_>>()?;
-        Ok(Self { idle, window: window.max(1) })
+        Ok(Self { idle, window: window.max(1), chunk_bytes })
     }
 
     /// Chunks that may be under way at once, which is as many buffers as there are.
@@ -232,13 +238,11 @@ impl Stream {
     }
 
     /// Bytes of all buffers.
-    #[allow(dead_code)] // XX
     pub(crate) fn buffer_bytes(&self) -> usize {
         self.idle.iter().map(PageMemory::len).sum()
     }
 
     /// Bytes of the buffers that lie on huge pages.
-    #[allow(dead_code)] // XX
     pub(crate) fn huge_bytes(&self) -> usize {
         self.idle.iter().map(PageMemory::huge_bytes).sum()
     }
@@ -251,7 +255,7 @@ impl Stream {
         parents: &dyn Fn(usize) -> Option<ChunkKey>,
         mut progress: impl FnMut(u64),
     ) -> Result<Moved> {
-        let chunk_bytes = self.chunk_bytes();
+        let chunk_bytes = self.chunk_bytes;
         self.run(keys.len(), &Storing { cache, keys, parents, chunk_bytes }, &mut progress)
     }
 
@@ -263,12 +267,8 @@ impl Stream {
         look: Look,
         mut progress: impl FnMut(u64),
     ) -> Result<Moved> {
-        let chunk_bytes = self.chunk_bytes();
+        let chunk_bytes = self.chunk_bytes;
         self.run(keys.len(), &Loading { cache, keys, look, chunk_bytes }, &mut progress)
-    }
-
-    fn chunk_bytes(&self) -> usize {
-        self.idle.first().map_or(0, PageMemory::len)
     }
 
     fn run(&mut self, count: usize, way: &impl Way, progress: &mut dyn FnMut(u64)) -> Result<Moved> {

@@ -1,0 +1,275 @@
+//! The ceiling: what a plain program gets from the drive with the same chunks, and nothing else to do.
+//!
+//! Direct transfers of whole chunks by `io_uring`, from buffers on huge pages that are registered where the memlock
+//! limit allows, on a file whose blocks were all written before, at the depth that was the fastest of those tried.
+//! Where rings are forbidden, threads with `pread` and `pwrite` do it. No checksum, no copy, no index.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use forebay::{Error, PageMemory, Result};
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+
+use super::kernel::Ring;
+use crate::content;
+use crate::process::cpu;
+
+/// Depths that are tried, as far as the bytes under way stay below the bound.
+const DEPTHS: [usize; 5] = [2, 4, 8, 16, 32];
+const UNDER_WAY_BYTES_MAX: usize = 64 << 20;
+
+/// Depths are tried on so many bytes at most.
+const TRIAL_BYTES: u64 = 1 << 30;
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    Read,
+    Write,
+}
+
+/// How the transfers are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Engine {
+    Ring { registered: bool },
+    Threads,
+}
+
+impl Engine {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Ring { registered: true } => "io_uring, registered buffers",
+            Self::Ring { registered: false } => "io_uring",
+            Self::Threads => "threads, because io_uring is not allowed here",
+        }
+    }
+}
+
+/// What one pass took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pass {
+    pub(super) time: Duration,
+    pub(super) cpu: Duration,
+}
+
+/// A file of so many chunks.
+pub(super) struct Ceiling {
+    path: PathBuf,
+    chunks: u64,
+    chunk_bytes: usize,
+    pub(super) direct: bool,
+    pub(super) engine: Engine,
+    pub(super) read_depth: usize,
+    pub(super) write_depth: usize,
+}
+
+impl Ceiling {
+    /// Makes the file, writes all of it, and finds the best depths.
+    pub(super) fn prepare(
+        path: PathBuf,
+        chunks: u64,
+        chunk_bytes: usize,
+        told: &mut dyn FnMut(),
+    ) -> Result<Self> {
+        let making = |error| Error::io(format!("preparing {}", path.display()), error);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = file.map_err(making)?;
+        let bytes = chunks * chunk_bytes as u64;
+        match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(bytes).map_err(making)?,
+            allocated => allocated.map_err(|error| making(error.into()))?,
+        }
+        let (file, direct) = open(&path).map_err(making)?;
+        drop(file);
+        let mut ceiling = Self {
+            path,
+            chunks,
+            chunk_bytes,
+            direct,
+            engine: Engine::Threads,
+            read_depth: 1,
+            write_depth: 1,
+        };
+        let depths: Vec<usize> = DEPTHS
+            .into_iter()
+            .filter(|depth| *depth == DEPTHS[0] || depth * chunk_bytes <= UNDER_WAY_BYTES_MAX)
+            .collect();
+        let deepest = depths.last().copied().unwrap_or(1);
+        let mut movers = ceiling.movers(deepest)?;
+        ceiling.engine = movers.engine();
+        ceiling.pass(&mut movers, Direction::Write, chunks, deepest, told)?;
+        let trial = chunks.min(TRIAL_BYTES.div_ceil(chunk_bytes as u64));
+        for direction in [Direction::Write, Direction::Read] {
+            let mut best = (Duration::MAX, depths[0]);
+            // Each twice, the second time the other way round: a drive's bursts favour who comes first.
+            let mut times = vec![Duration::MAX; depths.len()];
+            for number in (0..depths.len()).chain((0..depths.len()).rev()) {
+                let pass = ceiling.pass(&mut movers, direction, trial, depths[number], &mut || {})?;
+                times[number] = times[number].min(pass.time);
+            }
+            for (time, depth) in times.into_iter().zip(&depths) {
+                best = best.min((time, *depth));
+            }
+            match direction {
+                Direction::Read => ceiling.read_depth = best.1,
+                Direction::Write => ceiling.write_depth = best.1,
+            }
+        }
+        Ok(ceiling)
+    }
+
+    /// Moves all chunks once. Buffers are made before it is timed, and given back after.
+    pub(super) fn measure(&self, direction: Direction, told: &mut dyn FnMut()) -> Result<Pass> {
+        let depth = match direction {
+            Direction::Read => self.read_depth,
+            Direction::Write => self.write_depth,
+        };
+        self.pass(&mut self.movers(depth)?, direction, self.chunks, depth, told)
+    }
+
+    fn movers(&self, depth: usize) -> Result<Movers> {
+        let opened =
+            || open(&self.path).map_err(|error| Error::io(format!("opening {}", self.path.display()), error));
+        let (file, _) = opened()?;
+        let ring = Ring::new(file, buffers(depth, self.chunk_bytes)?, self.chunk_bytes);
+        ring.map_or_else(
+            |_| Ok(Movers::Threads(opened()?.0, buffers(depth, self.chunk_bytes)?)),
+            |ring| Ok(Movers::Ring(Box::new(ring))),
+        )
+    }
+
+    fn pass(
+        &self,
+        movers: &mut Movers,
+        direction: Direction,
+        chunks: u64,
+        depth: usize,
+        told: &mut dyn FnMut(),
+    ) -> Result<Pass> {
+        let (begin, cpu_begin) = (Instant::now(), cpu());
+        let moved = match movers {
+            Movers::Ring(ring) => ring.transfer(direction, chunks, self.chunk_bytes, depth, told),
+            Movers::Threads(file, memory) => {
+                let memory = &mut memory[..depth * self.chunk_bytes];
+                transfer(file, memory, direction, chunks, self.chunk_bytes)
+            }
+        };
+        let pass = Pass { time: begin.elapsed(), cpu: cpu().saturating_sub(cpu_begin) };
+        moved.map_err(|error| Error::io(format!("moving chunks of {}", self.path.display()), error))?;
+        Ok(pass)
+    }
+}
+
+enum Movers {
+    Ring(Box<Ring>),
+    Threads(File, PageMemory),
+}
+
+impl Movers {
+    fn engine(&self) -> Engine {
+        match self {
+            Self::Ring(ring) => Engine::Ring { registered: ring.is_registered() },
+            Self::Threads(..) => Engine::Threads,
+        }
+    }
+}
+
+/// One memory for all buffers: then small ones lie on huge pages too.
+fn buffers(count: usize, chunk_bytes: usize) -> Result<PageMemory> {
+    let mut memory = PageMemory::new(count * chunk_bytes)?;
+    memory.chunks_mut(chunk_bytes).for_each(content::lay);
+    Ok(memory)
+}
+
+/// The file, past the page cache where the file system allows it, and whether it does.
+fn open(path: &Path) -> io::Result<(File, bool)> {
+    let options = |flags: OFlags| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(flags.bits().cast_signed());
+        options
+    };
+    match options(OFlags::DIRECT).open(path) {
+        Ok(file) => Ok((file, true)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            options(OFlags::empty()).open(path).map(|file| (file, false))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The same with a thread for each buffer.
+fn transfer(
+    file: &File,
+    memory: &mut [u8],
+    direction: Direction,
+    count: u64,
+    chunk_bytes: usize,
+) -> io::Result<()> {
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = memory
+            .chunks_exact_mut(chunk_bytes)
+            .map(|buffer| {
+                let next = &next;
+                scope.spawn(move || {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= count {
+                            return Ok(());
+                        }
+                        let offset = number * chunk_bytes as u64;
+                        match direction {
+                            Direction::Read => file.read_exact_at(buffer, offset)?,
+                            Direction::Write => file.write_all_at(buffer, offset)?,
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_file_is_written_and_a_depth_that_was_tried_is_chosen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("raw");
+        let mut told = 0;
+        let ceiling = Ceiling::prepare(path.clone(), 6, 64 << 10, &mut || told += 1).unwrap();
+        let mut right = vec![0; 64 << 10];
+        content::lay(&mut right);
+        let written = std::fs::read(&path).unwrap();
+        assert_eq!(written.len(), 6 * right.len());
+        assert!(written.chunks(right.len()).all(|chunk| chunk == right));
+        assert!(DEPTHS.contains(&ceiling.read_depth) && DEPTHS.contains(&ceiling.write_depth));
+        for direction in [Direction::Write, Direction::Read] {
+            assert!(ceiling.measure(direction, &mut || told += 1).unwrap().time > Duration::ZERO);
+        }
+        assert!(ceiling.engine == Engine::Threads || told == 18, "{told}");
+    }
+
+    #[test]
+    fn threads_move_every_chunk_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("raw");
+        std::fs::write(&path, "").unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let mut memory = buffers(3, 8192).unwrap();
+        transfer(&file, &mut memory, Direction::Write, 10, 8192).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 81_920);
+        transfer(&file, &mut memory, Direction::Read, 10, 8192).unwrap();
+        let error = transfer(&file, &mut memory, Direction::Read, 11, 8192).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,244 @@
+//! What the kernel is asked for without a wrapper in between: direct transfers by `io_uring`, and which pages of a file
+//! it caches.
+//!
+//! The one file of this crate with `unsafe` code. Promises: memory that the kernel may still write to is
+//! never given back; a short transfer is an error.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use forebay::PageMemory;
+use io_uring::{IoUring, opcode, types};
+
+use super::ceiling::Direction;
+
+/// A ring with as many buffers as may be under way.
+pub(super) struct Ring {
+    /// Before the memory: what it has under way ends when it is dropped.
+    queues: IoUring,
+    /// `buffers` of them, of `each` bytes: one memory, so that small chunks lie on huge pages too.
+    memory: Option<PageMemory>,
+    buffers: usize,
+    each: usize,
+    /// Transfers that the kernel has.
+    under_way: u64,
+    /// Whether the kernel holds the buffers' pages, and need not pin them for each transfer.
+    registered_buffers: bool,
+    registered_file: bool,
+    file: File,
+}
+
+impl Ring {
+    /// A ring on `file` with buffers of `each` bytes in `memory`. Registers what the limits allow.
+    ///
+    /// # Errors
+    /// When this system allows no ring.
+    pub(super) fn new(file: File, memory: PageMemory, each: usize) -> io::Result<Self> {
+        let buffers = memory.len() / each;
+        let entries = u32::try_from(buffers).map_err(io::Error::other)?.next_power_of_two();
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(entries)
+            // A kernel before 6.1 does not know these.
+            .or_else(|_| IoUring::new(entries))?;
+        let vectors: Vec<libc::iovec> = memory
+            .chunks_exact(each)
+            .map(|buffer| libc::iovec { iov_base: buffer.as_ptr().cast_mut().cast(), iov_len: each })
+            .collect();
+        // SAFETY: the memory is ours until this is dropped, and the ring goes before it.
+        let registered_buffers = unsafe { ring.submitter().register_buffers(&vectors) }.is_ok();
+        let registered_file = ring.submitter().register_files(&[file.as_raw_fd()]).is_ok();
+        Ok(Self {
+            queues: ring,
+            memory: Some(memory),
+            buffers,
+            each,
+            under_way: 0,
+            registered_buffers,
+            registered_file,
+            file,
+        })
+    }
+
+    /// Whether the buffers are registered.
+    pub(super) fn is_registered(&self) -> bool {
+        self.registered_buffers
+    }
+
+    /// Moves `count` chunks of `chunk_bytes` between the file and the buffers, one behind the other, `depth` of them at
+    /// a time, and tells of each.
+    ///
+    /// # Errors
+    /// The first of a transfer, after all that were under way have ended.
+    pub(super) fn transfer(
+        &mut self,
+        direction: Direction,
+        count: u64,
+        chunk_bytes: usize,
+        depth: usize,
+        told: &mut dyn FnMut(),
+    ) -> io::Result<()> {
+        assert!(chunk_bytes <= self.each, "a buffer holds a chunk");
+        let len = u32::try_from(chunk_bytes).map_err(io::Error::other)?;
+        // Taken once: while the kernel writes to the memory there is no slice of it.
+        let memory = self.memory.as_deref_mut().expect("there until this is dropped").as_mut_ptr();
+        let mut free: Vec<usize> = (0..depth.min(self.buffers)).collect();
+        let mut failed = None;
+        let mut next = 0;
+        loop {
+            while failed.is_none()
+                && next < count
+                && let Some(buffer) = free.pop()
+            {
+                let address = memory.wrapping_add(buffer * self.each);
+                let entry = self.entry(direction, (address, buffer), len, next * u64::from(len));
+                // SAFETY: the buffer is ours, holds `len` bytes, and is in no other transfer until it is free again;
+                // the file is open as long as the ring.
+                if unsafe { self.queues.submission().push(&entry) }.is_err() {
+                    failed = Some(io::Error::other("the submission queue is full"));
+                    break;
+                }
+                next += 1;
+                self.under_way += 1;
+            }
+            if self.under_way == 0 {
+                break;
+            }
+            match self.queues.submit_and_wait(1) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            while let Some(end) = self.queues.completion().next() {
+                self.under_way -= 1;
+                free.push(usize::try_from(end.user_data()).unwrap_or(0));
+                match u32::try_from(end.result()) {
+                    Ok(moved) if moved == len => told(),
+                    Ok(_) => failed = failed.or(Some(io::ErrorKind::UnexpectedEof.into())),
+                    Err(_) => failed = failed.or(Some(io::Error::from_raw_os_error(-end.result()))),
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn entry(
+        &self,
+        direction: Direction,
+        (address, buffer): (*mut u8, usize),
+        len: u32,
+        offset: u64,
+    ) -> io_uring::squeue::Entry {
+        // There are at most 32.
+        let index = u16::try_from(buffer).unwrap_or(0);
+        macro_rules! on_file {
+            ($file:expr) => {
+                match (direction, self.registered_buffers) {
+                    (Direction::Read, true) => {
+                        opcode::ReadFixed::new($file, address, len, index).offset(offset).build()
+                    }
+                    (Direction::Read, false) => opcode::Read::new($file, address, len).offset(offset).build(),
+                    (Direction::Write, true) => {
+                        opcode::WriteFixed::new($file, address, len, index).offset(offset).build()
+                    }
+                    (Direction::Write, false) => {
+                        opcode::Write::new($file, address, len).offset(offset).build()
+                    }
+                }
+            };
+        }
+        let entry = if self.registered_file {
+            on_file!(types::Fixed(0))
+        } else {
+            on_file!(types::Fd(self.file.as_raw_fd()))
+        };
+        entry.user_data(buffer as u64)
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The ring broke, or somebody panicked: what the kernel may still write to must never be anybody else's.
+        if self.under_way > 0 {
+            std::mem::forget(self.memory.take());
+        }
+    }
+}
+
+/// Bytes of a file that are in the page cache.
+///
+/// # Errors
+/// The system's.
+pub(super) fn cached_bytes(file: &File) -> io::Result<u64> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+    let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    if len == 0 {
+        return Ok(0);
+    }
+    let page_bytes = rustix::param::page_size();
+    let mut pages = vec![0_u8; len.div_ceil(page_bytes)];
+    // SAFETY: a fresh mapping at an address of the kernel's choice, never read: it only names the file's pages.
+    let start = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file, 0) }?;
+    // SAFETY: the range is what was mapped, and there is one byte for each page of it.
+    let asked = match unsafe { libc::mincore(start, len, pages.as_mut_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    // SAFETY: unmaps exactly what was mapped above; nothing points into it.
+    unsafe { munmap(start, len) }?;
+    asked?;
+    Ok(pages.iter().filter(|page| **page & 1 == 1).count() as u64 * page_bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    fn memory(len: usize, byte: u8) -> PageMemory {
+        let mut memory = PageMemory::new(len).unwrap();
+        memory.fill(byte);
+        memory
+    }
+
+    #[test]
+    fn what_is_written_stands_in_the_file_and_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let open =
+            || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        let file = open();
+        let Ok(mut ring) = Ring::new(open(), memory(3 * 8192, 1), 8192) else {
+            // Where rings are forbidden the fallback is measured, and tested, instead.
+            return;
+        };
+        let mut told = 0;
+        ring.transfer(Direction::Write, 10, 8192, 3, &mut || told += 1).unwrap();
+        assert_eq!((told, file.metadata().unwrap().len()), (10, 81_920));
+        let mut bytes = vec![0; 81_920];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 1));
+        file.write_all_at(&vec![7; 81_920], 0).unwrap();
+        ring.transfer(Direction::Read, 10, 8192, 2, &mut || told += 1).unwrap();
+        assert_eq!(told, 20);
+        let memory = ring.memory.as_deref().unwrap();
+        assert!(memory[..2 * 8192].iter().all(|byte| *byte == 7));
+        assert!(memory[2 * 8192..].iter().all(|byte| *byte == 1), "two at a time leave the third alone");
+        let error = ring.transfer(Direction::Read, 11, 8192, 3, &mut || {}).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "a file that is too short is seen");
+    }
+
+    #[test]
+    fn cached_pages_are_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, vec![1; 10 * 4096 + 1]).unwrap();
+        let file = File::open(&path).unwrap();
+        assert_eq!(cached_bytes(&file).unwrap(), 11 * 4096, "it was just written through the cache");
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(cached_bytes(&file).unwrap(), 0);
+    }
+}

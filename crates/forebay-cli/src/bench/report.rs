@@ -1,0 +1,211 @@
+//! What a benchmark says, as JSON and as a table.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::ceiling::{Ceiling, Direction, Pass};
+use super::mixed::Mixed;
+use crate::figures::{gb_per_s, size, table};
+use crate::quantiles::{median, percentile, range};
+use crate::scratch::Shape;
+use crate::stream::Moved;
+
+/// The ceiling itself varied by more than this factor from round to round: the machine was too noisy for its ratios.
+pub(super) const NOISY_FACTOR: f64 = 2.0;
+
+/// One direction, round by round.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    ceiling_gbps: Vec<f64>,
+    gbps: Vec<f64>,
+    ratios: Vec<f64>,
+    latencies: Vec<Duration>,
+    bytes: u64,
+    cpu: Duration,
+    ceiling_cpu: Duration,
+}
+
+impl Rounds {
+    pub(super) fn add(&mut self, ceiling: Pass, moved: Moved) {
+        let rate = |time: Duration| gb_per_s(moved.bytes, time.as_secs_f64());
+        let (ceiling_gbps, gbps) = (rate(ceiling.time), rate(moved.time));
+        self.ceiling_gbps.push(ceiling_gbps);
+        self.gbps.push(gbps);
+        self.ratios.push(if ceiling_gbps > 0.0 { gbps / ceiling_gbps } else { 0.0 });
+        self.latencies.extend(moved.latencies);
+        self.bytes += moved.bytes;
+        self.cpu += moved.cpu;
+        self.ceiling_cpu += ceiling.cpu;
+    }
+
+    fn per_gb(&self, cpu: Duration) -> f64 {
+        let rate = gb_per_s(self.bytes, cpu.as_secs_f64());
+        if rate > 0.0 { rate.recip() } else { 0.0 }
+    }
+
+    fn at_ms(&mut self, percent: usize) -> f64 {
+        percentile(&mut self.latencies, percent).as_secs_f64() * 1e3
+    }
+
+    fn is_noisy(&self) -> bool {
+        let [least, most] = range(&self.ceiling_gbps);
+        most > NOISY_FACTOR * least
+    }
+
+    fn json(&mut self) -> serde_json::Value {
+        json!({
+            "gbps": median(&self.gbps),
+            "ceiling_gbps": median(&self.ceiling_gbps),
+            "ratio": median(&self.ratios),
+            "cpu_s_per_gb": self.per_gb(self.cpu),
+            "p50_ms": self.at_ms(50),
+            "p99_ms": self.at_ms(99),
+        })
+    }
+
+    fn row(&mut self, what: &str) -> [String; 8] {
+        let [least, most] = range(&self.ratios);
+        [
+            what.to_owned(),
+            format!("{:.2}", median(&self.gbps)),
+            format!("{:.2}", median(&self.ceiling_gbps)),
+            format!("{:.0} %", 100.0 * median(&self.ratios)),
+            format!("{:.0} to {:.0} %", 100.0 * least, 100.0 * most),
+            format!("{:.3}", self.per_gb(self.cpu)),
+            format!("{:.2} ms", self.at_ms(50)),
+            format!("{:.2} ms", self.at_ms(99)),
+        ]
+    }
+}
+
+/// All that was measured.
+pub(super) struct Report {
+    pub(super) shape: Shape,
+    pub(super) total_bytes: u64,
+    pub(super) rounds: u32,
+    pub(super) ceiling: Ceiling,
+    pub(super) write: Rounds,
+    pub(super) read: Rounds,
+    pub(super) mixed: Mixed,
+    /// Whether the cache goes past the page cache.
+    pub(super) direct_io: bool,
+    pub(super) resident_bytes: u64,
+    pub(super) page_cache_growth_bytes: u64,
+    /// The most of the staging buffer that was ever in use, all of it, and how much lies on huge pages.
+    pub(super) staging_bytes: u64,
+    pub(super) staging_buffer_bytes: u64,
+    pub(super) staging_huge_bytes: u64,
+    pub(super) window: usize,
+    /// The measurement's own buffers, and how much of them lies on huge pages.
+    pub(super) own_bytes: usize,
+    pub(super) own_huge_bytes: usize,
+    pub(super) retries: u64,
+    pub(super) wrong: u64,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a size for people")]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+impl Report {
+    fn is_noisy(&self) -> bool {
+        self.write.is_noisy() || self.read.is_noisy()
+    }
+
+    pub(super) fn json(&mut self) -> serde_json::Value {
+        let [alone_p50, beside_p50] = self.mixed.load_ms(50);
+        let [alone_p99, beside_p99] = self.mixed.load_ms(99);
+        json!({
+            "write": self.write.json(),
+            "read": self.read.json(),
+            "mixed": {
+                "alone_p50_ms": alone_p50,
+                "alone_p99_ms": alone_p99,
+                "beside_stores_p50_ms": beside_p50,
+                "beside_stores_p99_ms": beside_p99,
+                "slowdown": self.mixed.slowdown(),
+                "stores_gbps": gb_per_s(self.mixed.stores.bytes, self.mixed.stores.time.as_secs_f64()),
+            },
+            "rss_mib": mib(self.resident_bytes),
+            "page_cache_growth_mib": mib(self.page_cache_growth_bytes),
+            "staging_bytes": self.staging_bytes,
+            "staging_buffer_bytes": self.staging_buffer_bytes,
+            "staging_huge_bytes": self.staging_huge_bytes,
+            "own_buffers_mib": mib(self.own_bytes as u64),
+            "own_huge_mib": mib(self.own_huge_bytes as u64),
+            "chunk_bytes": self.shape.chunk_bytes,
+            "total_bytes": self.total_bytes,
+            "threads": self.shape.threads,
+            "window": self.window,
+            "rounds": self.rounds,
+            "ratio_spread": { "write": range(&self.write.ratios), "read": range(&self.read.ratios) },
+            "ceiling_spread": { "write": range(&self.write.ceiling_gbps), "read": range(&self.read.ceiling_gbps) },
+            "ceiling_cpu_s_per_gb": {
+                "write": self.write.per_gb(self.write.ceiling_cpu),
+                "read": self.read.per_gb(self.read.ceiling_cpu),
+            },
+            "ceiling_depth": { "write": self.ceiling.write_depth, "read": self.ceiling.read_depth },
+            "io_engine": self.ceiling.engine.name(),
+            "direct_io": self.direct_io && self.ceiling.direct,
+            "noisy": self.is_noisy(),
+            "retries": self.retries,
+            "wrong_chunks": self.wrong,
+        })
+    }
+
+    pub(super) fn tell(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "{} in chunks of {}, {} rounds, {} chunks under way; ceiling: {}, depth {} write, {} read\n",
+            size(self.total_bytes),
+            size(self.shape.chunk_bytes.into()),
+            self.rounds,
+            self.window,
+            self.ceiling.engine.name(),
+            self.ceiling.write_depth,
+            self.ceiling.read_depth,
+        )?;
+        let head = ["", " GB/s", " ceiling", " share", " of rounds", " CPU-s/GB", " p50", " p99"];
+        let rows = [self.write.row("write"), self.read.row("read")];
+        write!(out, "{}", table(head, &rows))?;
+        let [alone, beside] = self.mixed.load_ms(99);
+        writeln!(
+            out,
+            "\nOne load at a time, p99: {alone:.2} ms alone, {beside:.2} ms beside stores at {:.2} GB/s: {:.1} times",
+            gb_per_s(self.mixed.stores.bytes, self.mixed.stores.time.as_secs_f64()),
+            self.mixed.slowdown(),
+        )?;
+        writeln!(
+            out,
+            "Resident {} (staging {}, of which {} were in use at most; {} are the benchmark's), page cache +{}",
+            size(self.resident_bytes),
+            size(self.staging_buffer_bytes),
+            size(self.staging_bytes),
+            size(self.own_bytes as u64),
+            size(self.page_cache_growth_bytes),
+        )?;
+        if !(self.direct_io && self.ceiling.direct) {
+            writeln!(out, "This file system has no direct I/O: the page cache was measured, not the drive.")?;
+        }
+        for (what, rounds, direction) in
+            [("writing", &self.write, Direction::Write), ("reading", &self.read, Direction::Read)]
+        {
+            if rounds.is_noisy() {
+                let [least, most] = range(&rounds.ceiling_gbps);
+                let shown = if direction == Direction::Write { "write" } else { "read" };
+                writeln!(
+                    out,
+                    "TOO NOISY to tell: the ceiling itself went from {least:.2} to {most:.2} GB/s {what}. Of the {shown} \
+                     line, only processor time is worth something."
+                )?;
+            }
+        }
+        if self.wrong > 0 {
+            writeln!(out, "{} loaded chunks held WRONG BYTES.", self.wrong)?;
+        }
+        Ok(())
+    }
+}
