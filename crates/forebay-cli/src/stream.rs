@@ -26,6 +26,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(1);
 /// What the system's huge pages hold.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
+/// Most chunks that are under way at once, however many slots there are.
+const WINDOW_MAX: usize = 256;
+
 /// Buffers, and how many chunks may be under way.
 pub(crate) struct Stream {
     idle: Vec<PageMemory>,
@@ -217,19 +220,20 @@ fn why(doing: &str, status: &str, reason: Option<&Reason>) -> String {
 }
 
 impl Stream {
-    /// Buffers for `window` chunks of `chunk_bytes` bytes.
+    /// Buffers for `window` chunks of `chunk_bytes` bytes, or for the most there may be.
     pub(crate) fn new(window: usize, chunk_bytes: usize) -> Result<Self> {
+        let window = window.clamp(1, WINDOW_MAX);
         // Whole huge pages, unless that would take much more than was asked for.
         let whole = chunk_bytes.next_multiple_of(HUGE_PAGE_BYTES);
         let bytes = if 2 * chunk_bytes >= whole { whole } else { chunk_bytes };
-        let idle = (0..window.max(1))
+        let idle = (0..window)
             .map(|_| {
                 let mut memory = PageMemory::new(bytes)?;
                 content::lay(&mut memory);
                 Ok(memory)
             })
             .collect::<Result<_>>()?;
-        Ok(Self { idle, window: window.max(1), chunk_bytes })
+        Ok(Self { idle, window, chunk_bytes })
     }
 
     /// Chunks that may be under way at once, which is as many buffers as there are.
@@ -240,11 +244,6 @@ impl Stream {
     /// Bytes of all buffers.
     pub(crate) fn buffer_bytes(&self) -> usize {
         self.idle.iter().map(PageMemory::len).sum()
-    }
-
-    /// Bytes of the buffers that lie on huge pages.
-    pub(crate) fn huge_bytes(&self) -> usize {
-        self.idle.iter().map(PageMemory::huge_bytes).sum()
     }
 
     /// Stores chunks; `parents` gives the chunk before each.

@@ -71,7 +71,7 @@ stores it through the cache with all checks on, then reads and loads it, by turn
 of both files were written before. Twice --total is needed on the drive. GB are 1000000000 bytes.
 
 p50 and p99 are of a chunk, from its submission to its completion callback. As many chunks are under way as there are
-staging slots, so most of that time is the wait for those before it. `mixed` loads one chunk at a time.
+staging slots (256 at most), so most of that time is the wait for those before it. `mixed` loads one chunk at a time.
 
 With --json, one object:
   write, read     gbps, ceiling_gbps, ratio (of each round): medians over the rounds; cpu_s_per_gb: processor time of the
@@ -83,7 +83,7 @@ With --json, one object:
   noisy           the ceiling itself changed by more than a factor of 2 between rounds: the ratios tell nothing
   ratio_spread, ceiling_spread               least and most of the rounds
   chunk_bytes, total_bytes, threads, window, rounds, io_engine, ceiling_depth, ceiling_cpu_s_per_gb, direct_io,
-  staging_buffer_bytes, staging_huge_bytes, own_huge_mib, retries, wrong_chunks
+  staging_buffer_bytes, staging_huge_bytes, retries, wrong_chunks
 
 Exit code: 0 measured, 1 a chunk was loaded that is not what was stored, 2 it could not be done.";
 
@@ -195,7 +195,6 @@ fn measure(args: &BenchArgs) -> Result<Report> {
         staging_huge_bytes: staging.huge_bytes as u64,
         window: stream.window(),
         own_bytes: stream.buffer_bytes(),
-        own_huge_bytes: stream.huge_bytes(),
         retries,
         wrong,
     })

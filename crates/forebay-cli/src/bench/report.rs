@@ -98,9 +98,8 @@ pub(super) struct Report {
     pub(super) staging_buffer_bytes: u64,
     pub(super) staging_huge_bytes: u64,
     pub(super) window: usize,
-    /// The measurement's own buffers, and how much of them lies on huge pages.
+    /// The measurement's own buffers.
     pub(super) own_bytes: usize,
-    pub(super) own_huge_bytes: usize,
     pub(super) retries: u64,
     pub(super) wrong: u64,
 }
@@ -135,7 +134,6 @@ impl Report {
             "staging_buffer_bytes": self.staging_buffer_bytes,
             "staging_huge_bytes": self.staging_huge_bytes,
             "own_buffers_mib": mib(self.own_bytes as u64),
-            "own_huge_mib": mib(self.own_huge_bytes as u64),
             "chunk_bytes": self.shape.chunk_bytes,
             "total_bytes": self.total_bytes,
             "threads": self.shape.threads,
