@@ -37,6 +37,7 @@ fn record() -> ChunkRecord {
         generation: GENERATION,
         length: LENGTH,
         stored_at_ms: 1_750_000_000_000,
+        drive: 0,
         extents: Extents::from_slice(&extents).unwrap(),
     }
 }
@@ -114,6 +115,7 @@ fn the_tables_are_what_is_written() {
         &[
             ("kind", &[1]),
             ("extents", &[2]),
+            ("drive", &[0]),
             ("depth", &word(5)),
             ("generation", &GENERATION.to_le_bytes()),
             ("key", &key()),

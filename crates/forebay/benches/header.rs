@@ -20,6 +20,7 @@ fn record() -> ChunkRecord {
         generation: 4,
         length: LENGTH,
         stored_at_ms: 5,
+        drive: 0,
         extents: Extents::from_slice(&[Extent { start: 6, blocks }]).expect("one extent"),
     }
 }

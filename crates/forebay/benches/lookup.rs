@@ -38,7 +38,7 @@ fn scattered(chunks: u32) -> (Catalog, u64) {
     let (ordered, prompts) = fresh(chunks);
     let mut records: Vec<ChunkRecord> = ordered.committed().collect();
     records.sort_unstable_by_key(|record| record.key);
-    let limits = Limits { blocks: 2 * chunks, chunks_max: chunks, tickets_max: 1 << 20 };
+    let limits = Limits { blocks: (2 * chunks).into(), chunks_max: chunks, tickets_max: 1 << 20 };
     let mut catalog = Catalog::new(limits, 2);
     records.into_iter().for_each(|record| assert!(catalog.restore(record)));
     catalog.tie_restored();

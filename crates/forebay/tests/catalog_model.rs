@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use forebay::ChunkKey;
 use forebay::catalog::{
-    BLOCK_BYTES, Catalog, ChunkRecord, Entry, LoadDecision, LookupDecision, Plan, StoreDecision, Ticket,
+    BLOCK_BYTES, Catalog, ChunkRecord, DriveBlocks, Entry, LoadDecision, LookupDecision, Plan, StoreDecision,
+    Ticket,
 };
 use forebay::catalog::{EXTENTS_MAX, Limits};
 use proptest::collection::vec;
@@ -98,8 +99,9 @@ fn call(honest: bool) -> impl Strategy<Value = Call> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (4_u32..40, 1_u32..12, 2_u32..24).prop_map(|(blocks, chunks_max, tickets_max)| Limits {
-        blocks,
+    let drives = prop_oneof![vec(4_u32..40, 1), vec(4_u32..14, 2..4)];
+    (drives, 1_u32..12, 2_u32..24).prop_map(|(drives, chunks_max, tickets_max)| Limits {
+        blocks: DriveBlocks::from_slice(&drives).unwrap(),
         chunks_max,
         tickets_max,
     })
@@ -389,7 +391,8 @@ impl World {
     /// A chunk was refused for want of room: there is none that may be freed.
     fn was_full(&self, key: ChunkKey, length: u32, parent: Option<u64>) {
         let blocks = ChunkRecord::blocks(length);
-        let excused = !self.tickets_left() || blocks > u64::from(self.limits.blocks) || !self.honest;
+        let excused =
+            !self.tickets_left() || blocks > u64::from(self.limits.blocks.largest()) || !self.honest;
         let left =
             self.chunks.iter().find(|(generation, chunk)| self.may_go(chunk) && parent != Some(**generation));
         assert!(excused || left.is_none(), "{key:?} was refused although {left:?} could have gone");
@@ -462,14 +465,16 @@ impl World {
         // Blocks belong to one chunk at a time: those being written, read and dropped included.
         let mut blocks = BTreeSet::new();
         for chunk in self.chunks.values() {
+            let drive = usize::from(chunk.record.drive);
             for extent in chunk.record.extents.as_slice() {
-                assert!(extent.end() <= u64::from(self.limits.blocks), "an extent lies in the tier");
+                let end = u64::from(self.limits.blocks.as_slice()[drive]);
+                assert!(extent.end() <= end, "an extent lies on its drive");
                 for block in u64::from(extent.start)..extent.end() {
-                    assert!(blocks.insert(block), "block {block} belongs to two chunks");
+                    assert!(blocks.insert((drive, block)), "block {block} belongs to two chunks");
                 }
             }
         }
-        let free = u64::from(self.limits.blocks) - blocks.len() as u64;
+        let free = self.limits.blocks.total() - blocks.len() as u64;
         assert_eq!(self.catalog.space().free_blocks(), free, "free blocks and chunks' blocks are all blocks");
 
         for number in 0..KEYS {
@@ -536,7 +541,7 @@ fn run(limits: Limits, honest: bool, calls: Vec<Call>) {
     world.check();
     assert_eq!(world.catalog.open_tickets(), 0);
     let held: u64 = world.catalog.committed().map(|record| record.extents.blocks()).sum();
-    assert_eq!(world.catalog.space().free_blocks() + held, u64::from(limits.blocks), "nothing leaked");
+    assert_eq!(world.catalog.space().free_blocks() + held, limits.blocks.total(), "nothing leaked");
     assert_eq!(world.catalog.committed().count(), world.catalog.len());
 }
 
@@ -560,7 +565,7 @@ const LENGTH: u32 = BLOCK;
 
 /// A catalog with room for `chunks` chunks of [`LENGTH`].
 fn catalog_of(chunks: u32) -> Catalog {
-    Catalog::new(Limits { blocks: 2 * chunks, chunks_max: 1000, tickets_max: 1000 }, 1)
+    Catalog::new(Limits { blocks: (2 * chunks).into(), chunks_max: 1000, tickets_max: 1000 }, 1)
 }
 
 /// Stores chunks and commits them at once; gives the keys that were evicted for them, in order.
@@ -741,7 +746,7 @@ fn a_chunk_that_cannot_be_restored_changes_nothing() {
     let mut catalog = catalog_of(3);
     store(&mut catalog, &[key(0), key(1), key(2)], None);
     let records: Vec<ChunkRecord> = catalog.committed().collect();
-    let limits = Limits { blocks: 6, chunks_max: 2, tickets_max: 9 };
+    let limits = Limits { blocks: 6.into(), chunks_max: 2, tickets_max: 9 };
     let mut restored = Catalog::new(limits, 2);
     assert!(restored.restore(records[0]));
     assert!(!restored.restore(records[0]), "the key is there");
@@ -769,7 +774,7 @@ fn a_restored_chunk_of_any_depth_can_be_continued() {
 #[test]
 fn generations_of_a_later_epoch_are_larger_than_all_of_an_earlier_one() {
     let generations = |epoch| {
-        let mut catalog = Catalog::new(Limits { blocks: 40, chunks_max: 20, tickets_max: 20 }, epoch);
+        let mut catalog = Catalog::new(Limits { blocks: 40.into(), chunks_max: 20, tickets_max: 20 }, epoch);
         (0..9).for_each(|number| assert_eq!(store(&mut catalog, &[key(number)], None), []));
         catalog.committed().map(|record| record.generation).collect::<Vec<u64>>()
     };
@@ -781,7 +786,7 @@ fn generations_of_a_later_epoch_are_larger_than_all_of_an_earlier_one() {
 
 #[test]
 fn a_ticket_of_an_earlier_epoch_is_refused_by_a_later_one() {
-    let limits = Limits { blocks: 40, chunks_max: 20, tickets_max: 20 };
+    let limits = Limits { blocks: 40.into(), chunks_max: 20, tickets_max: 20 };
     let old = write(&mut Catalog::new(limits, 1), &[key(0)], None)[0];
     let mut catalog = Catalog::new(limits, 2);
     write(&mut catalog, &[key(1)], None);

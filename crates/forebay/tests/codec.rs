@@ -35,14 +35,15 @@ fn extents_of(blocks: u64) -> impl Strategy<Value = Extents> {
 fn any_record() -> impl Strategy<Value = ChunkRecord> {
     let length = prop_oneof![Just(0), Just(1), Just(u32::MAX), 0..100_000_u32, any::<u32>()];
     let place = length.prop_flat_map(|length| (Just(length), extents_of(ChunkRecord::blocks(length))));
-    (place, any_key(), any_key(), any::<u32>(), any::<u64>(), any::<u64>()).prop_map(
-        |((length, extents), key, parent, depth, generation, stored_at_ms)| ChunkRecord {
+    (place, any_key(), any_key(), any::<u32>(), any::<u64>(), any::<u64>(), 0..16_u8).prop_map(
+        |((length, extents), key, parent, depth, generation, stored_at_ms, drive)| ChunkRecord {
             key,
             parent,
             depth,
             generation,
             length,
             stored_at_ms,
+            drive,
             extents,
         },
     )
@@ -66,7 +67,7 @@ fn flipped(bytes: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
 
 /// A ticket of a real catalog, the `nth` that it gives.
 fn ticket(nth: usize) -> Ticket {
-    let mut catalog = Catalog::new(Limits { blocks: 1000, chunks_max: 1000, tickets_max: 1000 }, 3);
+    let mut catalog = Catalog::new(Limits { blocks: 1000.into(), chunks_max: 1000, tickets_max: 1000 }, 3);
     let chunks: Vec<(ChunkKey, u32)> =
         (0..=nth).map(|number| (ChunkKey::new([u8::try_from(number).unwrap() + 1; 32]), 1)).collect();
     match catalog.plan_store(&chunks, None, 0, &mut Vec::new()).pop() {
@@ -103,6 +104,7 @@ fn example() -> ChunkRecord {
         generation: 0x2122_2324_2526_2728,
         length: 5000,
         stored_at_ms: 0x3132_3334_3536_3738,
+        drive: 0,
         extents: Extents::from_slice(&list).unwrap(),
     }
 }
@@ -262,6 +264,8 @@ proptest! {
         prop_assert_eq!(check(ChunkRecord { generation, ..record }), Err(Corruption::Generation));
         let length = record.length.wrapping_add(1);
         prop_assert_eq!(check(ChunkRecord { length, ..record }), Err(Corruption::Header));
+        let drive = (record.drive + 1) % 16;
+        prop_assert_eq!(check(ChunkRecord { drive, ..record }), Err(Corruption::Header));
         prop_assume!(other.extents != record.extents);
         prop_assert_eq!(check(ChunkRecord { extents: other.extents, ..record }), Err(Corruption::Header));
     }
@@ -348,7 +352,7 @@ proptest! {
             prop_assert!(list.iter().all(|extent| extent.blocks > 0));
             prop_assert_eq!(record.extents.blocks(), ChunkRecord::blocks(record.length));
 
-            let mut catalog = Catalog::new(Limits { blocks: 100, chunks_max: 4, tickets_max: 4 }, 1);
+            let mut catalog = Catalog::new(Limits { blocks: 100.into(), chunks_max: 4, tickets_max: 4 }, 1);
             let fits = catalog.restore(record);
             prop_assert!(!fits || list.iter().all(|extent| extent.end() <= 100));
             catalog.tie_restored();

@@ -128,6 +128,7 @@ fn guarantee_1_a_header_is_bound_to_key_generation_length_and_place() {
         generation: 7,
         length: 100,
         stored_at_ms: 1,
+        drive: 0,
         extents: place(0),
     };
     let mut page = vec![0; 4096];

@@ -231,7 +231,7 @@ fn miri_waiting_for_a_batch_takes_no_longer_than_asked() {
 }
 
 fn plan() -> Plan {
-    let mut catalog = Catalog::new(Limits { blocks: 10, chunks_max: 10, tickets_max: 10 }, 1);
+    let mut catalog = Catalog::new(Limits { blocks: 10.into(), chunks_max: 10, tickets_max: 10 }, 1);
     match catalog.plan_store(&[(ChunkKey::new([1; 32]), 64)], None, 0, &mut Vec::new()).pop() {
         Some(StoreDecision::Write(plan)) => plan,
         other => panic!("{other:?} where there is room"),

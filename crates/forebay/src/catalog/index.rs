@@ -42,8 +42,8 @@ fn part_of(key: &ChunkKey) -> u32 {
 
 impl Index {
     /// An index for up to `entries_max` entries. It takes 11 bytes for each of them, at once.
-    pub(super) fn new(entries_max: u32) -> Self {
-        let entries_max = entries_max as usize;
+    pub(super) fn new(entries_max: u64) -> Self {
+        let entries_max = usize::try_from(entries_max).expect("entries have room in memory");
         let places = entries_max + entries_max / 3 + 1;
         Self { lines: vec![Line::default(); places.div_ceil(LINE)], len: 0 }
     }

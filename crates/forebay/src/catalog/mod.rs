@@ -5,7 +5,7 @@
 //!
 //! Promises:
 //! * a chunk is found only after its store was committed, and only until it is evicted or dropped;
-//! * blocks belong to one chunk at a time; those of a chunk being written or read are not given to another one;
+//! * a chunk lies on one drive, and its blocks belong to one chunk at a time; those of a chunk being written or read are not given to another one;
 //! * eviction takes the least recently used chunk that nothing hangs on: never a chunk before a chunk that
 //!   continues it, never one that is pinned or being written;
 //! * each ticket is answered once; when all are answered no pin and no reservation is left;
@@ -14,6 +14,7 @@
 //! Assumes that its owner records the removals it hands out before it lets anything be written, and calls
 //! [`Catalog::commit`] only when header and payload are where the plan says.
 
+mod drives;
 mod extent;
 mod index;
 mod plan;
@@ -26,6 +27,7 @@ mod ties;
 
 use std::collections::{HashMap, HashSet};
 
+pub use drives::{DRIVES_MAX, DriveBlocks, Drives};
 pub use extent::{BLOCK_BYTES, EXTENTS_MAX, Extent, Extents, blocks_for};
 pub use plan::{LoadDecision, LookupDecision, PLAN_BYTES, Plan, StoreDecision, Ticket};
 pub use record::{ChunkRecord, Entry, RECORD_BYTES};
@@ -40,8 +42,8 @@ use table::{State, Table};
 /// The bounds of a catalog.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Blocks in the tier.
-    pub blocks: u32,
+    /// Blocks of each of the tier's drives.
+    pub blocks: DriveBlocks,
     /// Chunks it may hold, those being written included.
     pub chunks_max: u32,
     /// Tickets it may keep open.
@@ -81,7 +83,7 @@ enum Open {
 #[derive(Debug)]
 pub struct Catalog {
     limits: Limits,
-    space: AddressSpace,
+    drives: Drives,
     index: Index,
     table: Table,
     recency: Recency,
@@ -102,9 +104,9 @@ impl Catalog {
         assert!(epoch <= EPOCH_MAX, "generations have no room for epoch {epoch}");
         Self {
             limits,
-            space: AddressSpace::new(limits.blocks),
+            drives: Drives::new(&limits.blocks),
             // Each chunk takes a block at least, so there are never more of them than blocks.
-            index: Index::new(limits.chunks_max.min(limits.blocks)),
+            index: Index::new(u64::from(limits.chunks_max).min(limits.blocks.total())),
             table: Table::new(),
             recency: Recency::default(),
             open: HashMap::new(),
@@ -126,7 +128,7 @@ impl Catalog {
         if self.len() >= self.limits.chunks_max as usize
             || record.extents.as_slice().is_empty()
             || self.find(&record.key).is_some()
-            || !self.space.reserve(&record.extents)
+            || !self.drives.reserve(record.drive, &record.extents)
         {
             return false;
         }
@@ -205,6 +207,7 @@ impl Catalog {
                     generation: 0,
                     length,
                     stored_at_ms: now_ms,
+                    drive: 0,
                     extents: Extents::default(),
                 };
                 // Nothing can reach a chunk whose predecessor is not stored: no room is made for it.
@@ -333,9 +336,9 @@ impl Catalog {
         self.writes.len()
     }
 
-    /// The tier's address space.
-    pub fn space(&self) -> &AddressSpace {
-        &self.space
+    /// The address spaces of the tier's drives.
+    pub fn space(&self) -> &Drives {
+        &self.drives
     }
 
     /// What has happened so far.
@@ -414,22 +417,22 @@ impl Catalog {
         removed: &mut Vec<Entry>,
     ) -> Option<(Plan, u32)> {
         let blocks = u32::try_from(ChunkRecord::blocks(record.length)).ok()?;
-        if blocks > self.space.blocks() {
+        if blocks > self.limits.blocks.largest() {
             return None;
         }
         // The chunk this one continues may be the very one that would be evicted for it.
         if let Some(id) = parent {
             self.table[id].pins += 1;
         }
-        let freed_max = self.space.free_blocks() + FREED_FOR_ONE_MAX * u64::from(blocks);
-        let extents = loop {
+        let freed_max = self.drives.free_blocks() + FREED_FOR_ONE_MAX * u64::from(blocks);
+        let place = loop {
             if self.len() < self.limits.chunks_max as usize
-                && let Some(extents) = self.space.allocate(blocks)
+                && let Some(place) = self.drives.allocate(blocks)
             {
-                break Some(extents);
+                break Some(place);
             }
             // In small pieces all over the tier: rather no room for one chunk than the loss of all others.
-            if self.space.free_blocks() > freed_max {
+            if self.drives.free_blocks() > freed_max {
                 break None;
             }
             match self.evict() {
@@ -440,7 +443,7 @@ impl Catalog {
         if let Some(id) = parent {
             self.table[id].pins -= 1;
         }
-        record.extents = extents?;
+        (record.drive, record.extents) = place?;
         record.generation = self.next_generation;
         self.next_generation += 1;
         let id = self.insert(&record, State::Writing, parent);
@@ -484,7 +487,7 @@ impl Catalog {
 
     /// Frees what an unlisted chunk holds.
     fn forget(&mut self, id: u32) {
-        self.space.free(&self.table.extents(id));
+        self.drives.free(self.table[id].drive, &self.table.extents(id));
         self.table.forget(id);
     }
 

@@ -5,6 +5,7 @@
 
 use twox_hash::XxHash3_64;
 
+use super::drives::DRIVES_MAX;
 use super::extent::{BLOCK_BYTES, EXTENTS_MAX, Extent, Extents, blocks_for};
 use crate::key::ChunkKey;
 
@@ -26,7 +27,9 @@ pub struct ChunkRecord {
     pub length: u32,
     /// When it was stored, in milliseconds since 1970.
     pub stored_at_ms: u64,
-    /// Where header and payload lie.
+    /// The drive on which header and payload lie.
+    pub drive: u8,
+    /// Where on it they lie.
     pub extents: Extents,
 }
 
@@ -34,6 +37,11 @@ impl ChunkRecord {
     /// Blocks that a chunk of `length` payload bytes takes, its header included.
     pub const fn blocks(length: u32) -> u64 {
         1 + blocks_for(length as u64)
+    }
+
+    /// Drive and extents.
+    pub const fn place(&self) -> (u8, Extents) {
+        (self.drive, self.extents)
     }
 
     /// Bytes of the payload with its padding, a whole number of blocks.
@@ -63,6 +71,7 @@ impl Entry {
                 let extents = record.extents.as_slice();
                 out[0] = KIND_PUT;
                 out[1] = u8::try_from(extents.len()).unwrap_or(0);
+                out[2] = record.drive;
                 out[4..8].copy_from_slice(&record.depth.to_le_bytes());
                 out[8..16].copy_from_slice(&record.generation.to_le_bytes());
                 out[16..48].copy_from_slice(record.key.as_bytes());
@@ -105,7 +114,9 @@ impl Entry {
                 }
                 let extents = Extents::from_slice(&list[..count])?;
                 let length = u32_at(bytes, 80);
-                let whole = extents.blocks() == ChunkRecord::blocks(length)
+                let drive = bytes[2];
+                let whole = usize::from(drive) < DRIVES_MAX
+                    && extents.blocks() == ChunkRecord::blocks(length)
                     && extents.as_slice().iter().all(|extent| extent.blocks > 0);
                 whole.then(|| {
                     Self::Put(ChunkRecord {
@@ -115,6 +126,7 @@ impl Entry {
                         generation,
                         length,
                         stored_at_ms: u64_at(bytes, 88),
+                        drive,
                         extents,
                     })
                 })

@@ -51,6 +51,7 @@ pub(super) struct Chunk {
     pub(super) parent_is_named: bool,
     /// It has more extents than one: they stand in a map.
     is_scattered: bool,
+    pub(super) drive: u8,
 }
 
 const _: () = assert!(size_of::<Chunk>() == 64 && size_of::<Rest>() == 24);
@@ -113,6 +114,7 @@ impl Table {
             state,
             parent_is_named: false,
             is_scattered,
+            drive: record.drive,
         };
         let rest = Rest {
             stored_at_ms: record.stored_at_ms,
@@ -152,9 +154,9 @@ impl Table {
     /// What was taken in as this chunk.
     pub(super) fn record(&self, id: u32) -> ChunkRecord {
         let Rest { stored_at_ms, length, depth, .. } = self.rests[id];
-        let Chunk { key, generation, .. } = self[id];
+        let Chunk { key, generation, drive, .. } = self[id];
         let (parent, extents) = (self.parent_key(id), self.extents(id));
-        ChunkRecord { key, parent, depth, generation, length, stored_at_ms, extents }
+        ChunkRecord { key, parent, depth, generation, length, stored_at_ms, drive, extents }
     }
 
     pub(super) fn extents(&self, id: u32) -> Extents {

@@ -88,8 +88,8 @@ impl ControlStats {
         let counters = &shared.counters;
         Self {
             chunks: state.catalog.len() as u64,
-            used_bytes: (u64::from(space.blocks()) - space.free_blocks()) * block,
-            capacity_bytes: u64::from(space.blocks()) * block,
+            used_bytes: (space.blocks() - space.free_blocks()) * block,
+            capacity_bytes: space.blocks() * block,
             lookups: read(&counters.lookups),
             hits: read(&counters.hits),
             misses: read(&counters.misses),

@@ -50,7 +50,7 @@ pub(crate) fn fill(keys: &mut [ChunkKey], prompt: u64) {
 
 /// A catalog with room for so many chunks, and no others than these.
 pub(crate) fn catalog_of(chunks: u32) -> Catalog {
-    Catalog::new(Limits { blocks: 2 * chunks, chunks_max: chunks, tickets_max: 1 << 20 }, 1)
+    Catalog::new(Limits { blocks: (2 * chunks).into(), chunks_max: chunks, tickets_max: 1 << 20 }, 1)
 }
 
 /// Stores chunks `from..to` of a prompt.

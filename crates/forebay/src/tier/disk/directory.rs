@@ -118,8 +118,11 @@ impl Directory {
         write_format(path, epoch)?;
         let division = reserve_space(settings, division)?;
 
-        let limits =
-            Limits { blocks: division.blocks, chunks_max: division.chunks_max, tickets_max: TICKETS_MAX };
+        let limits = Limits {
+            blocks: division.blocks.into(),
+            chunks_max: division.chunks_max,
+            tickets_max: TICKETS_MAX,
+        };
         let mut catalog = Catalog::new(limits, epoch);
         let mut journal = Journal::begin(path, found.next_segment, epoch)?;
         // Newest first: of two chunks that claim the same blocks the newer one is right, and if not all of them

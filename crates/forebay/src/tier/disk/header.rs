@@ -91,7 +91,7 @@ pub fn verify(page: &[u8], expected: &ChunkRecord) -> Result<u64, Corruption> {
     if found.generation != expected.generation {
         return Err(Corruption::Generation);
     }
-    if found.length != expected.length || found.extents != expected.extents {
+    if found.length != expected.length || found.place() != expected.place() {
         return Err(Corruption::Header);
     }
     Ok(payload_sum)

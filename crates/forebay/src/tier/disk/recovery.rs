@@ -256,8 +256,8 @@ fn single_block(file: &dyn BlockFile, block: u32) -> Option<ChunkRecord> {
     candidate(window.bytes(), block)
 }
 
-/// The record of a header page, if it is one that says it lies here.
+/// The record of a header page, if it is one that says it lies here: on the only drive that a directory has.
 fn candidate(page: &[u8], block: u32) -> Option<ChunkRecord> {
     let (record, _) = header::decode(page)?;
-    (record.extents.as_slice().first()?.start == block).then_some(record)
+    (record.drive == 0 && record.extents.as_slice().first()?.start == block).then_some(record)
 }

@@ -1,0 +1,117 @@
+//! Drives: the address spaces a tier is made of, and on which of them a chunk goes.
+//!
+//! Promises: a chunk lies wholly on one drive; it goes to the one with the largest share of its blocks free (of those
+//! that have equal shares each has its turn), or if that has no room in few enough pieces, to the next that has.
+//! So drives fill evenly, whatever their sizes.
+
+use super::extent::Extents;
+use super::space::AddressSpace;
+
+/// How many drives a tier may have.
+pub const DRIVES_MAX: usize = 16;
+
+/// Blocks of each drive of a tier: at least one drive, at most [`DRIVES_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriveBlocks {
+    count: usize,
+    list: [u32; DRIVES_MAX],
+}
+
+impl From<u32> for DriveBlocks {
+    /// A single drive.
+    fn from(blocks: u32) -> Self {
+        let mut list = [0; DRIVES_MAX];
+        list[0] = blocks;
+        Self { count: 1, list }
+    }
+}
+
+impl DriveBlocks {
+    /// Drives from a slice; `None` when there are none or more than [`DRIVES_MAX`].
+    pub fn from_slice(blocks: &[u32]) -> Option<Self> {
+        let mut list = [0; DRIVES_MAX];
+        list.get_mut(..blocks.len())?.copy_from_slice(blocks);
+        (!blocks.is_empty()).then_some(Self { count: blocks.len(), list })
+    }
+
+    /// Blocks of each drive.
+    pub fn as_slice(&self) -> &[u32] {
+        &self.list[..self.count]
+    }
+
+    /// Blocks of all drives.
+    pub fn total(&self) -> u64 {
+        self.as_slice().iter().map(|&blocks| u64::from(blocks)).sum()
+    }
+
+    /// Blocks of the largest drive.
+    pub fn largest(&self) -> u32 {
+        self.list.into_iter().max().unwrap_or(0)
+    }
+}
+
+/// The free blocks of a tier's drives.
+#[derive(Debug, Clone)]
+pub struct Drives {
+    spaces: Vec<AddressSpace>,
+    /// The drive that is first among equals.
+    turn: usize,
+}
+
+impl Drives {
+    /// Drives of so many blocks, all of them free.
+    pub fn new(blocks: &DriveBlocks) -> Self {
+        Self { spaces: blocks.as_slice().iter().map(|&blocks| AddressSpace::new(blocks)).collect(), turn: 0 }
+    }
+
+    /// The address space of each drive.
+    pub fn spaces(&self) -> &[AddressSpace] {
+        &self.spaces
+    }
+
+    /// Blocks in all.
+    pub fn blocks(&self) -> u64 {
+        self.spaces.iter().map(|space| u64::from(space.blocks())).sum()
+    }
+
+    /// Blocks that are free.
+    pub fn free_blocks(&self) -> u64 {
+        self.spaces.iter().map(AddressSpace::free_blocks).sum()
+    }
+
+    /// Takes `blocks` blocks of one drive, or `None` when on each of them free space is too small or too scattered.
+    pub fn allocate(&mut self, blocks: u32) -> Option<(u8, Extents)> {
+        let count = self.spaces.len();
+        let mut untried = [true; DRIVES_MAX];
+        for _ in 0..count {
+            let drive = (0..count)
+                .map(|after| (self.turn + after) % count)
+                .filter(|&drive| untried[drive])
+                .reduce(|best, drive| if self.is_freer(drive, best) { drive } else { best })?;
+            untried[drive] = false;
+            if let Some(extents) = self.spaces[drive].allocate(blocks) {
+                self.turn = (drive + 1) % count;
+                return Some((u8::try_from(drive).ok()?, extents));
+            }
+        }
+        None
+    }
+
+    /// Takes exactly these extents of a drive (recovery); `false`, and nothing taken, when there is no such drive or
+    /// any part of them is not free.
+    pub fn reserve(&mut self, drive: u8, extents: &Extents) -> bool {
+        self.spaces.get_mut(usize::from(drive)).is_some_and(|space| space.reserve(extents))
+    }
+
+    /// Gives extents of a drive back.
+    pub fn free(&mut self, drive: u8, extents: &Extents) {
+        self.spaces[usize::from(drive)].free(extents);
+    }
+
+    /// Whether a larger share of one drive is free than of another.
+    fn is_freer(&self, one: usize, other: usize) -> bool {
+        let [one, other] = [&self.spaces[one], &self.spaces[other]];
+        // Both are less than 2^32, so the products have room.
+        one.free_blocks() * u64::from(other.blocks()) > other.free_blocks() * u64::from(one.blocks())
+    }
+}
