@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo test test-rust test-python lint fmt miri setup native model clean
+.PHONY: demo test test-rust test-python lint fmt miri bench-peers setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -21,17 +21,21 @@ test-python: setup native
 lint:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	$(VENV)/ruff format --check python demo scripts examples
-	$(VENV)/ruff check python demo scripts examples
+	$(VENV)/ruff format --check python demo scripts examples bench
+	$(VENV)/ruff check python demo scripts examples bench
 
 fmt:
 	cargo fmt
-	$(VENV)/ruff format python demo scripts examples
-	$(VENV)/ruff check --fix python demo scripts examples
+	$(VENV)/ruff format python demo scripts examples bench
+	$(VENV)/ruff check --fix python demo scripts examples bench
 
 # Undefined behaviour in the crates' unsafe code, as far as an interpreter can run it. Needs a nightly toolchain.
 miri:
 	MIRIFLAGS=-Zmiri-permissive-provenance cargo +nightly miri test -p forebay --lib --test miri miri_
+
+# Against LMCache, vLLM's own tiering and foyer; writes its tables into docs/BENCHMARKS.md. Not part of CI.
+bench-peers: setup model
+	python3 bench/peers/run.py
 
 setup:
 	scripts/setup_system.sh
@@ -45,4 +49,4 @@ model: setup
 	$(VENV)/python scripts/prepare_model.py
 
 clean:
-	rm -rf target .venv .models
+	rm -rf target .venv .models bench/peers/.venv bench/peers/foyer/target

@@ -57,9 +57,18 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+def command() -> str:
+    """How this run was started, without what does not change a figure."""
+    words = [word for word in sys.argv[1:] if word != "--no-setup"]
+    if "--output" in words:
+        place = words.index("--output")
+        del words[place : place + 2]
+    return shlex.join(["bench/peers/run.py", *words])
+
+
 def copy_cost(chunk_mib: int) -> float:
-    command = [str(HERE / ".venv" / "bin" / "python"), str(HERE / "disk" / "copy_cost.py"), str(chunk_mib << 20)]
-    seen = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    program = [str(HERE / ".venv" / "bin" / "python"), str(HERE / "disk" / "copy_cost.py"), str(chunk_mib << 20)]
+    seen = json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
     return float(seen["cpu_s_per_gb"])
 
 
@@ -74,7 +83,7 @@ def results_of(options: argparse.Namespace, part: str) -> tuple[list[dict[str, A
     about = {
         "minutes": (time.monotonic() - began_s) / 60,
         "machine": machine.describe(options.directory),
-        "command": shlex.join(["bench/peers/run.py", *sys.argv[1:]]),
+        "command": command(),
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
         ).stdout.strip(),

@@ -33,4 +33,4 @@ rm -rf .venv/wheels
 (cd "$root" && "$base/bin/maturin" build --quiet --release --interpreter "$VIRTUAL_ENV/bin/python" \
     --out "$VIRTUAL_ENV/wheels")
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .venv/wheels/*.whl
-cargo build --quiet --release --locked --manifest-path foyer/Cargo.toml
+cargo build --quiet --release --locked --manifest-path foyer/Cargo.toml --target-dir foyer/target
