@@ -48,6 +48,8 @@ def arguments() -> argparse.Namespace:
     disk.add_argument("--peers", nargs="+", choices=[entry.key for entry in disk_rounds.ENTRIES])
     vllm = parser.add_argument_group("vllm")
     vllm.add_argument("--prompt-tokens", type=int, nargs="+", default=[1040, 2064, 4112])
+    vllm.add_argument("--connectors", nargs="+", choices=list(vllm_rounds.CONFIGURATIONS))
+    vllm.add_argument("--repeats", type=int, default=1, help="engines on a warm store in a round (default 1)")
     vllm.add_argument("--answer-tokens", type=int, default=24)
     vllm.add_argument("--slots", type=int, default=4, help="Forebay's staging slots of a chunk (default 4)")
     vllm.add_argument("--model", type=Path, default=ROOT / ".models" / "smollm2-135m")
@@ -99,8 +101,7 @@ def results_of(options: argparse.Namespace, part: str) -> tuple[list[dict[str, A
 
 def heading(about: dict[str, Any]) -> list[str]:
     return [
-        f"Measured at commit {about['commit']} on {about['machine']}; medians of {about['rounds']} round(s), "
-        f"{about['minutes']:.0f} minutes:",
+        f"Measured at commit {about['commit']} on {about['machine']}, in {about['minutes']:.0f} minutes:",
         "",
         "```",
         about["command"],
@@ -113,10 +114,10 @@ def disk_section(options: argparse.Namespace) -> str:
     seen, about = results_of(options, "disk")
     lines = heading(about)
     lines += [
-        f"{about['total_gib']:g} GiB a round, {about['batch_mib']} MiB stored or loaded at once, "
-        f"{about['threads']} I/O threads. One copy from memory to memory costs {about['copy_cpu_s_per_gb']:.3f} "
-        "CPU-s/GB here: Forebay's rows contain one each way, those of LMCache and vLLM none. Bold is the best of a "
-        "column.",
+        f"Medians of {about['rounds']} round(s), the range in brackets. {about['total_gib']:g} GiB a round, "
+        f"{about['batch_mib']} MiB stored or loaded at once, {about['threads']} I/O threads. One copy from memory to "
+        f"memory costs {about['copy_cpu_s_per_gb']:.3f} CPU-s/GB here: Forebay's rows contain one each way, those of "
+        "LMCache and vLLM none. Bold is the best of a column.",
     ]
     for chunk_mib in sorted({run["chunk_mib"] for run in seen}):
         lines += ["", f"#### Chunks of {chunk_mib} MiB", "", disk_table.table(seen, chunk_mib)]
@@ -125,7 +126,7 @@ def disk_section(options: argparse.Namespace) -> str:
 
 def vllm_section(options: argparse.Namespace) -> str:
     seen, about = results_of(options, "vllm")
-    return "\n".join([*heading(about), vllm_table.table(seen)])
+    return "\n".join([*heading(about), "Medians, with the range in brackets.", "", vllm_table.table(seen)])
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """Asks vLLM the same prompts without a connector, with Forebay's and with LMCache's, in several rounds.
 
-A round of a connector is three engines in a row, each a fresh process, on one directory that begins empty: `cold`
-(nothing is stored), `warm` (a fresh engine; LMCache's server goes on and may answer from its memory), `restarted`
-(LMCache's server is new as well and the page cache holds none of its files, so that only the disk can answer).
-Forebay lives in the engine: its cache restarts with it each time.
+A round of a connector is engines in a row, each a fresh process, on one directory that begins empty: `cold` (nothing
+is stored), then `warm` (a fresh engine; LMCache's server goes on and may answer from its memory) and `restarted` (the
+server is new as well and the page cache holds none of its files, so that only the disk can answer), these two as
+often as asked for. Forebay lives in the engine: its cache restarts with it each time. The connectors take turns,
+engine by engine, and LMCache's server is halted while another has its turn.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +33,6 @@ GIB = 1 << 30
 ENGINE_MAX_S = 420
 SERVER_MAX_S = 120
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LMCACHE_TRACK_USAGE": "false", "LMCACHE_LOG_LEVEL": "WARNING"}
-PHASES = ("cold", "warm", "restarted")
 
 
 def _chunk_bytes(model: Path) -> int:
@@ -71,6 +72,7 @@ class Server:
         command = [str(BIN / "lmcache"), "server", "--port", str(self.port), "--http-port", str(web)]
         command += ["--prometheus-port", str(metrics), "--chunk-size", str(CHUNK_TOKENS)]
         command += ["--supported-transfer-mode", "auto", "--l1-size-gb", "2", "--no-l1-use-lazy"]
+        command += ["--eviction-policy", "LRU"]
         command += ["--l2-adapter", json.dumps({"type": "fs", "base_path": str(store)})]
         with log.open("a") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **ENVIRONMENT})
@@ -93,7 +95,14 @@ class Server:
                 return int(line.split()[1]) / 1024
         return 0.0
 
+    def halt(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
+        self.go_on()
         self._process.terminate()
         try:
             self._process.wait(30)
@@ -128,12 +137,18 @@ def _ask(options: argparse.Namespace, connector: dict[str, Any] | None, store: P
     return dict(json.loads(result.read_text()))
 
 
+def _phases(options: argparse.Namespace) -> Iterator[str]:
+    yield "cold"
+    for _ in range(options.repeats):
+        yield from ("warm", "restarted")
+
+
 def _plain(options: argparse.Namespace, store: Path, work: Path) -> Iterator[dict[str, Any]]:
     yield {"phase": "cold", **_ask(options, None, store, work)}
 
 
 def _with_forebay(options: argparse.Namespace, store: Path, work: Path) -> Iterator[dict[str, Any]]:
-    for phase in PHASES:
+    for phase in _phases(options):
         if phase == "restarted":
             page_cache.sync(store)
             page_cache.drop(store)
@@ -143,14 +158,17 @@ def _with_forebay(options: argparse.Namespace, store: Path, work: Path) -> Itera
 def _with_lmcache(options: argparse.Namespace, store: Path, work: Path) -> Iterator[dict[str, Any]]:
     server = Server(store, work / "server.log")
     try:
-        for phase in PHASES:
+        for phase in _phases(options):
+            server.go_on()
             if phase == "restarted":
                 server.stop()
                 page_cache.sync(store)
                 page_cache.drop(store)
                 server = Server(store, work / "server.log")
-            seen = _ask(options, server.connector(), store, work)
-            yield {"phase": phase, **seen, "server_rss_mib": server.rss_mib()}
+            seen = {"phase": phase, **_ask(options, server.connector(), store, work)}
+            seen["server_rss_mib"] = server.rss_mib()
+            server.halt()
+            yield seen
     finally:
         server.stop()
 
@@ -159,13 +177,18 @@ CONFIGURATIONS = {"none": _plain, "forebay": _with_forebay, "lmcache": _with_lmc
 
 
 def run(options: argparse.Namespace, results: Path) -> list[dict[str, Any]]:
-    names = list(CONFIGURATIONS)
+    names = [name for name in CONFIGURATIONS if not options.connectors or name in options.connectors]
     seen = []
     with results.open("w") as out:
         for number in range(options.rounds):
             turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
-                for result in _round(options, name, number + 1):
+            running = [_round(options, name, number + 1) for name in names[turn:] + names[:turn]]
+            while running:
+                for one in tuple(running):
+                    result = next(one, None)
+                    if result is None:
+                        running.remove(one)
+                        continue
                     print(_line(result), file=sys.stderr, flush=True)
                     out.write(json.dumps(result) + "\n")
                     out.flush()
