@@ -41,6 +41,7 @@ impl Bench {
             generation: 0,
             length,
             stored_at_ms: 0,
+            drive: 0,
             extents,
         };
         let class = if direction == Direction::Read { Class::Load } else { Class::Store };
