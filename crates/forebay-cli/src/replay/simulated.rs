@@ -17,7 +17,7 @@ impl Simulated {
     pub(super) fn new(chunks: u64, chunk_bytes: u32) -> Result<Self> {
         let blocks = chunks.checked_mul(ChunkRecord::blocks(chunk_bytes));
         let limits = blocks.and_then(|blocks| u32::try_from(blocks).ok()).map(|blocks| Limits {
-            blocks,
+            blocks: blocks.into(),
             chunks_max: u32::try_from(chunks).unwrap_or(u32::MAX),
             // One request at a time: its chunks, and a lookup.
             tickets_max: u32::MAX,
