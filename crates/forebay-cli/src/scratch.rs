@@ -43,7 +43,7 @@ pub(crate) struct Shape {
     pub(crate) chunk_bytes: u32,
     /// Bytes of the staging buffer.
     pub(crate) staging_bytes: u64,
-    /// Threads for I/O; the engine's own choice where there is none.
+    /// Threads for I/O; the cache's own choice where there is none.
     pub(crate) threads: Option<u32>,
 }
 
@@ -157,7 +157,9 @@ impl Scratch {
             ("use_only_staging_buffer", true.into()),
             ("max_local_cpu_size", gib(shape.staging_bytes).into()),
         ];
-        values.extend(shape.threads.map(|threads| ("disk_io_threads", threads.into())));
+        if let Some(threads) = shape.threads {
+            values.extend([("disk_io_engine", "threads".into()), ("disk_io_threads", threads.into())]);
+        }
         Ok(Config::from_values(values)?.config)
     }
 

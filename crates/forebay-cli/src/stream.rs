@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use forebay::mover::{Observer, PIECE_BYTES, Sink};
+use forebay::mover::{Observer, Sink, Source, drain_to, fill_from};
 use forebay::outcome::Reason;
-use forebay::{Cache, ChunkKey, Error, ErrorKind, LoadStatus, PageMemory, Result, StoreStatus};
+use forebay::{Cache, ChunkKey, Error, ErrorKind, LoadStatus, PageMemory, Pages, Result, StoreStatus};
 
 use crate::content;
 use crate::process::{cpu, thread_cpu};
@@ -34,6 +34,7 @@ pub(crate) struct Stream {
     idle: Vec<PageMemory>,
     window: usize,
     chunk_bytes: usize,
+    copied: bool,
 }
 
 /// What came of some chunks.
@@ -86,6 +87,8 @@ struct Lent {
     attempt: usize,
     memory: Option<PageMemory>,
     len: usize,
+    /// Not to be reached by the drive.
+    copied: bool,
     back: Sender<Event>,
 }
 
@@ -111,9 +114,29 @@ impl Drop for Lent {
     }
 }
 
-impl AsRef<[u8]> for Lent {
-    fn as_ref(&self) -> &[u8] {
-        self.memory.as_ref().map_or(&[], |memory| &memory[..self.len])
+impl Lent {
+    /// The chunk's memory where the drive may reach it, if that is what is measured.
+    fn reachable(&mut self) -> Option<Pages<'_>> {
+        if self.copied {
+            return None;
+        }
+        self.memory.as_mut().and_then(|memory| Pages::of(memory, self.len))
+    }
+}
+
+impl Source for Lent {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn pages(&mut self) -> Option<Pages<'_>> {
+        self.reachable()
+    }
+
+    fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
+        let own = self.memory.as_ref().ok_or("the buffer is gone")?;
+        fill_from(&own[..self.len], slot, seen);
+        Ok(())
     }
 }
 
@@ -122,12 +145,13 @@ impl Sink for Lent {
         self.len
     }
 
+    fn pages(&mut self) -> Option<Pages<'_>> {
+        self.reachable()
+    }
+
     fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
         let own = self.memory.as_mut().ok_or("the buffer is gone")?;
-        for (to, from) in own[..self.len].chunks_mut(PIECE_BYTES).zip(slot.chunks(PIECE_BYTES)) {
-            seen(from);
-            to.copy_from_slice(from);
-        }
+        drain_to(slot, &mut own[..self.len], seen);
         Ok(())
     }
 }
@@ -220,8 +244,9 @@ fn why(doing: &str, status: &str, reason: Option<&Reason>) -> String {
 }
 
 impl Stream {
-    /// Buffers for `window` chunks of `chunk_bytes` bytes, or for the most there may be.
-    pub(crate) fn new(window: usize, chunk_bytes: usize) -> Result<Self> {
+    /// Buffers for `window` chunks of `chunk_bytes` bytes, or for the most there may be. The drive reaches them where
+    /// they lie, or they are `copied` from and to staging slots.
+    pub(crate) fn new(window: usize, chunk_bytes: usize, copied: bool) -> Result<Self> {
         let window = window.clamp(1, WINDOW_MAX);
         // Whole huge pages, unless that would take much more than was asked for.
         let whole = chunk_bytes.next_multiple_of(HUGE_PAGE_BYTES);
@@ -233,12 +258,17 @@ impl Stream {
                 Ok(memory)
             })
             .collect::<Result<_>>()?;
-        Ok(Self { idle, window, chunk_bytes })
+        Ok(Self { idle, window, chunk_bytes, copied })
     }
 
     /// Chunks that may be under way at once, which is as many buffers as there are.
     pub(crate) fn window(&self) -> usize {
         self.window
+    }
+
+    /// Whether chunks are copied from and to staging slots.
+    pub(crate) fn copied(&self) -> bool {
+        self.copied
     }
 
     /// Bytes of all buffers.
@@ -274,6 +304,7 @@ impl Stream {
         let (sender, events) = channel();
         let mut run = Run {
             way,
+            copied: self.copied,
             idle: &mut self.idle,
             landed: VecDeque::new(),
             attempts: Vec::with_capacity(count),
@@ -333,6 +364,7 @@ enum State {
 
 /// What is under way.
 struct Run<'a, W> {
+    copied: bool,
     way: &'a W,
     idle: &'a mut Vec<PageMemory>,
     /// Came back from an attempt, and not looked at yet.
@@ -379,7 +411,7 @@ impl<W: Way> Run<'_, W> {
         self.own_cpu += thread_cpu().saturating_sub(before);
         let attempt = self.attempts.len();
         let len = self.way.chunk_bytes();
-        let lent = Lent { attempt, memory: Some(memory), len, back: sender.clone() };
+        let lent = Lent { attempt, memory: Some(memory), len, copied: self.copied, back: sender.clone() };
         self.lent += 1;
         self.under_way += 1;
         self.attempts.push(Attempt { number, state: State::UnderWay(Instant::now()) });
@@ -469,7 +501,7 @@ mod tests {
         let staging_bytes = 3 * u64::from(CHUNK_BYTES.next_multiple_of(4096));
         let shape = Shape { chunks: 40, chunk_bytes: CHUNK_BYTES, staging_bytes, threads: None };
         let cache = scratch.open_cache(&shape).unwrap();
-        let mut stream = Stream::new(3, CHUNK_BYTES as usize).unwrap();
+        let mut stream = Stream::new(3, CHUNK_BYTES as usize, true).unwrap();
 
         let stored = keys(1, 40);
         let mut seen = 0;
@@ -503,7 +535,7 @@ mod tests {
         let scratch = Scratch::in_directory(directory.path(), 0).unwrap();
         let shape = Shape { chunks: 4, chunk_bytes: CHUNK_BYTES, staging_bytes: 1 << 20, threads: None };
         let cache = scratch.open_cache(&shape).unwrap();
-        let mut stream = Stream::new(3, CHUNK_BYTES as usize).unwrap();
+        let mut stream = Stream::new(3, CHUNK_BYTES as usize, false).unwrap();
         let error = stream.load(&cache, &keys(1, 9), Look::Whole, |_| {}).unwrap_err();
         assert!(error.to_string().starts_with("loading a chunk ended as miss"), "{error}");
         assert_eq!(stream.idle.len(), 3);

@@ -68,6 +68,6 @@ pub use config::{Config, Value};
 pub use control::{ControlPlane, Lookup};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{ChunkKey, Namespace};
-pub use memory::PageMemory;
+pub use memory::{PageMemory, Pages};
 pub use mover::{Mover, Regions};
 pub use outcome::{LoadOutcome, LoadStatus, Reason, StoreOutcome, StoreStatus};

@@ -9,10 +9,10 @@
 //! buffers of it too.
 
 use std::io;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-#[cfg(miri)]
 use crate::catalog::BLOCK_BYTES;
 use crate::error::{Error, Result};
 
@@ -215,6 +215,63 @@ impl std::fmt::Debug for PageMemory {
             .field("start", &self.start)
             .field("len", &self.len)
             .finish_non_exhaustive()
+    }
+}
+
+/// Whole pages of memory that a drive may read or write where they lie, borrowed for `'a`.
+#[derive(Debug)]
+pub struct Pages<'a> {
+    start: NonNull<u8>,
+    len: usize,
+    _memory: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: stands for an exclusive borrow of plain memory, which may go to another thread.
+unsafe impl Send for Pages<'_> {}
+
+impl<'a> Pages<'a> {
+    /// The first `len` bytes of `memory`; `None` when they are not whole blocks of 4 KiB, or there are not so many.
+    pub fn of(memory: &'a mut PageMemory, len: usize) -> Option<Self> {
+        let whole = len.is_multiple_of(BLOCK_BYTES) && len <= memory.len;
+        whole.then_some(Self { start: memory.start, len, _memory: PhantomData })
+    }
+
+    /// Memory of somebody else; `None` when it does not begin and end on a border of 4 KiB.
+    ///
+    /// # Safety
+    /// While the value lives, and as long after as whoever takes it is told to keep the memory, `start` is memory of
+    /// `len` bytes that may be read and, for a load, written, and that nobody else writes.
+    pub unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Option<Self> {
+        let whole = len.is_multiple_of(BLOCK_BYTES) && start.addr().get().is_multiple_of(BLOCK_BYTES);
+        whole.then_some(Self { start, len, _memory: PhantomData })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn as_ptr(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// What is in them.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: valid for reads by the promise of whoever made this.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// The same for longer than the borrow it came from.
+    ///
+    /// # Safety
+    /// Whatever it was borrowed from is kept, and not touched, while the value lives.
+    pub(crate) unsafe fn detach(self) -> Pages<'static> {
+        Pages { start: self.start, len: self.len, _memory: PhantomData }
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn measure(
     }
     // Not in the order they lie in, so that no drive reads ahead.
     let order: Vec<ChunkKey> = (0..LOADS_A_PASS).map(|number| loaded[number * 37 % loaded.len()]).collect();
-    let mut one = Stream::new(1, chunk_bytes)?;
+    let mut one = Stream::new(1, chunk_bytes, stream.copied())?;
     let mut mixed = Mixed::default();
     for _ in 0..passes {
         mixed.alone.add(one.load(cache, &order, Look::Stamps, |_| {})?);

@@ -48,13 +48,17 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = sizes::parse)]
     total: u64,
 
-    /// Threads of the cache for I/O [default: its own choice]
+    /// Let this many threads of the cache read and write, whatever the kernel offers [default: its own choice]
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
 
     /// Size of the staging buffer
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = sizes::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = sizes::parse)]
     staging: u64,
+
+    /// Copy chunks from and to the staging buffer, as if the engine's memory were none the drive can reach
+    #[arg(long)]
+    copied: bool,
 
     /// Rounds that are measured
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -78,11 +82,11 @@ With --json, one object:
                   process, without making and checking chunks; p50_ms, p99_ms
   mixed           alone_p99_ms, beside_stores_p99_ms (and p50): one load at a time, with nothing else under way and beside
                   stores at full speed; slowdown: their ratio; stores_gbps: of those stores
-  rss_mib         resident at the end, own_buffers_mib of it the benchmark's buffers
+  rss_mib         resident at the end, without the benchmark's buffers (own_buffers_mib)
   page_cache_growth_mib, staging_bytes       pages of the data file in the page cache; most of the staging buffer in use
   noisy           the ceiling itself changed by more than a factor of 2 between rounds: the ratios tell nothing
   ratio_spread, ceiling_spread               least and most of the rounds
-  chunk_bytes, total_bytes, threads, window, rounds, io_engine, ceiling_depth, ceiling_cpu_s_per_gb, direct_io,
+  chunk_bytes, total_bytes, threads, window, rounds, copied, io_engine, ceiling_engine, ceiling_depth, ceiling_cpu_s_per_gb, direct_io,
   staging_buffer_bytes, staging_huge_bytes, retries, wrong_chunks
 
 Exit code: 0 measured, 1 a chunk was loaded that is not what was stored, 2 it could not be done.";
@@ -129,7 +133,7 @@ fn measure(args: &BenchArgs) -> Result<Report> {
     // The cache first: what is wrong with the sizes is said before gigabytes are written.
     let bench = Bench { cache: scratch.open_cache(&shape)?, progress, chunks, each };
     let begun = bench.cache.stats().mover;
-    let mut stream = Stream::new(begun.staging.slots as usize, each)?;
+    let mut stream = Stream::new(begun.staging.slots as usize, each, args.copied)?;
     bench.progress.set_message("preparing");
     let ceiling = Ceiling::prepare(scratch.raw(), chunks, each, &mut || bench.progress.inc(1))?;
     let data = File::open(data_path(&scratch.cache()));
@@ -188,7 +192,9 @@ fn measure(args: &BenchArgs) -> Result<Report> {
         read,
         mixed,
         direct_io: begun.direct_io,
-        resident_bytes: resident_bytes(),
+        io_engine: begun.io_engine,
+        copied: args.copied,
+        resident_bytes: resident_bytes().saturating_sub(stream.buffer_bytes() as u64),
         page_cache_growth_bytes: cached()?.saturating_sub(cached_before),
         staging_bytes: u64::from(staging.in_use_max) * slot_bytes,
         staging_buffer_bytes: u64::from(staging.slots) * slot_bytes,

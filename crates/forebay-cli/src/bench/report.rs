@@ -100,6 +100,10 @@ pub(super) struct Report {
     pub(super) window: usize,
     /// The measurement's own buffers.
     pub(super) own_bytes: usize,
+    /// How the cache reads and writes.
+    pub(super) io_engine: &'static str,
+    /// Whether chunks are copied from and to staging slots.
+    pub(super) copied: bool,
     pub(super) retries: u64,
     pub(super) wrong: u64,
 }
@@ -146,7 +150,9 @@ impl Report {
                 "read": self.read.per_gb(self.read.ceiling_cpu),
             },
             "ceiling_depth": { "write": self.ceiling.write_depth, "read": self.ceiling.read_depth },
-            "io_engine": self.ceiling.engine.name(),
+            "copied": self.copied,
+            "io_engine": self.io_engine,
+            "ceiling_engine": self.ceiling.engine.name(),
             "direct_io": self.direct_io && self.ceiling.direct,
             "noisy": self.is_noisy(),
             "retries": self.retries,
@@ -157,11 +163,13 @@ impl Report {
     pub(super) fn tell(&mut self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "{} in chunks of {}, {} rounds, {} chunks under way; ceiling: {}, depth {} write, {} read\n",
+            "{} in chunks of {}, {} rounds, {} chunks under way by {}{}; ceiling: {}, depth {} write, {} read\n",
             size(self.total_bytes),
             size(self.shape.chunk_bytes.into()),
             self.rounds,
             self.window,
+            self.io_engine,
+            if self.copied { ", copied" } else { "" },
             self.ceiling.engine.name(),
             self.ceiling.write_depth,
             self.ceiling.read_depth,
@@ -178,7 +186,7 @@ impl Report {
         )?;
         writeln!(
             out,
-            "Resident {} (staging {}, of which {} were in use at most; {} are the benchmark's), page cache +{}",
+            "Resident {} (staging {}, of which {} were in use at most) and {} of the benchmark's buffers, page cache +{}",
             size(self.resident_bytes),
             size(self.staging_buffer_bytes),
             size(self.staging_bytes),

@@ -22,7 +22,7 @@ impl Real {
         let scratch = Scratch::in_directory(directory, shape.disk_bytes())?;
         let cache = scratch.open_cache(shape)?;
         let slots = cache.stats().mover.staging.slots as usize;
-        let stream = Stream::new(slots, shape.chunk_bytes as usize)?;
+        let stream = Stream::new(slots, shape.chunk_bytes as usize, false)?;
         Ok(Self { stream, cache, _scratch: scratch })
     }
 }

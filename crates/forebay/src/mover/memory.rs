@@ -1,9 +1,14 @@
 //! Engine memory: where a store's bytes come from and a load's bytes go.
 //!
+//! Memory on whole pages is read and written by the drive where it lies. All other memory is copied from and to a slot.
+//!
 //! Both run piece by piece: each piece is shown to a checksum, which brings it into the processor's cache, and copied
 //! from there: one pass over memory does both. What a failed load has put into a sink is not to be used, so checking need not come first.
 
 use super::stream;
+#[cfg(doc)]
+use crate::memory::PageMemory;
+use crate::memory::Pages;
 
 /// Bytes that are copied and hashed at a time: well inside a core's second-level cache.
 pub const PIECE_BYTES: usize = 128 << 10;
@@ -11,7 +16,7 @@ pub const PIECE_BYTES: usize = 128 << 10;
 /// What is shown each piece, in order.
 pub type Observer<'a> = &'a mut dyn FnMut(&[u8]);
 
-/// Engine memory that a chunk is stored from. Dropped as soon as it has been read.
+/// Engine memory that a chunk is stored from. Dropped as soon as it is not needed any more.
 pub trait Source: Send {
     /// Bytes of the chunk.
     fn len(&self) -> usize;
@@ -19,6 +24,13 @@ pub trait Source: Send {
     /// Whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The chunk's memory, all of it, if the drive may read it where it lies. Then it is not copied, and this source
+    /// is kept, and not touched, until the drive is done with it. Worth its while on huge pages ([`PageMemory`]): from
+    /// others a copy is faster than the drive.
+    fn pages(&mut self) -> Option<Pages<'_>> {
+        None
     }
 
     /// Fills `slot`, which is [`Self::len`] bytes long, from front to back, and shows each piece to `seen`.
@@ -38,12 +50,35 @@ pub trait Sink: Send {
         self.len() == 0
     }
 
+    /// The memory for the chunk, all of it, if the drive may write it where it lies. Then it is not copied, and this
+    /// sink is kept, and not touched, until the drive is done with it: also after a load that was given up because the
+    /// drive does not answer.
+    fn pages(&mut self) -> Option<Pages<'_>> {
+        None
+    }
+
     /// Takes the bytes of `slot`, which is [`Self::len`] bytes long, from front to back, and shows each piece to
     /// `seen`.
     ///
     /// # Errors
     /// Why the engine's memory cannot be written.
     fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String>;
+}
+
+/// Fills a slot from bytes of the same length, as a [`Source`] does.
+pub fn fill_from(from: &[u8], slot: &mut [u8], seen: Observer<'_>) {
+    for (to, from) in slot.chunks_mut(PIECE_BYTES).zip(from.chunks(PIECE_BYTES)) {
+        seen(from);
+        stream::copy_slice(to, from);
+    }
+}
+
+/// Empties a slot into memory of the same length, as a [`Sink`] does.
+pub fn drain_to(slot: &[u8], to: &mut [u8], seen: Observer<'_>) {
+    for (to, from) in to.chunks_mut(PIECE_BYTES).zip(slot.chunks(PIECE_BYTES)) {
+        seen(from);
+        stream::copy_slice(to, from);
+    }
 }
 
 /// Bytes that own themselves.
@@ -53,10 +88,7 @@ impl<T: AsRef<[u8]> + Send> Source for T {
     }
 
     fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
-        for (to, from) in slot.chunks_mut(PIECE_BYTES).zip(self.as_ref().chunks(PIECE_BYTES)) {
-            seen(from);
-            stream::copy_slice(to, from);
-        }
+        fill_from(self.as_ref(), slot, seen);
         Ok(())
     }
 }
@@ -68,11 +100,7 @@ impl Sink for std::sync::Arc<parking_lot::Mutex<Vec<u8>>> {
     }
 
     fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
-        let mut own = self.lock();
-        for (to, from) in own.chunks_mut(PIECE_BYTES).zip(slot.chunks(PIECE_BYTES)) {
-            seen(from);
-            stream::copy_slice(to, from);
-        }
+        drain_to(slot, &mut self.lock(), seen);
         Ok(())
     }
 }

@@ -14,8 +14,9 @@
 //! Threads: `forebay-stores` gathers and checksums, `forebay-loads` hands reads to the I/O engine, whose threads
 //! check and scatter; `forebay-watch` gives up loads that a device does not answer.
 //!
-//! How often a byte crosses the bus between processor and memory: a store reads it once where the engine has it and
-//! writes it once into its slot, past the cache; a load the other way round. The checksum is taken on the way.
+//! How often the processor passes over a byte: once, for the checksum, where the drive reads and writes engine memory
+//! where it lies ([`Source::pages`], [`Sink::pages`]); else it is copied in the same pass, from the cache into which the
+//! checksum brought it and past the cache to where it goes.
 
 mod batch;
 mod memory;
@@ -30,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use batch::{Batch, Touch};
-pub use memory::{Observer, PIECE_BYTES, Sink, Source};
+pub use memory::{Observer, PIECE_BYTES, Sink, Source, drain_to, fill_from};
 pub use pages::{Region, Regions};
 use watch::Watch;
 
@@ -38,6 +39,7 @@ use crate::catalog::{ChunkRecord, Plan};
 use crate::config::{Config, DiskSync};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
+use crate::memory::Pages;
 use crate::outcome::Reason;
 use crate::queue::{JobQueue, NotTaken};
 use crate::staging::{Class, Lease, Refusal, Staging, Usage};
@@ -89,9 +91,13 @@ type CancelledFn = Box<dyn Fn() -> bool + Send>;
 pub struct Job<M: ?Sized> {
     open: Open,
     cancelled: CancelledFn,
-    /// Before `touch`, so that the memory is let go of before that is told.
+    lent: Lent<M>,
+}
+
+/// Engine memory, and the word that it is in use. Dropped in this order: it is let go of before that is told.
+struct Lent<M: ?Sized> {
     memory: Box<M>,
-    touch: Box<dyn Send>,
+    _touch: Box<dyn Send>,
 }
 
 /// A chunk to be written.
@@ -111,17 +117,29 @@ impl<M: ?Sized> Job<M> {
         Self {
             open: Open(Some((plan, Box::new(answer)))),
             cancelled: Box::new(move || watched.is_cancelled()),
-            memory,
-            touch: Box::new(batch.touch()),
+            lent: Lent { memory, _touch: Box::new(batch.touch()) },
         }
     }
 
     /// Answers without moving anything. Engine memory is let go of first.
     fn refuse(self, reason: Reason) {
-        let Self { open, memory, touch, .. } = self;
-        drop(memory);
-        drop(touch);
+        let Self { open, lent, .. } = self;
+        drop(lent);
         open.answer(Err(reason));
+    }
+}
+
+/// A load that the device is asked for.
+struct Asked {
+    open: Open,
+    /// Engine memory, unless the device itself writes to it: then it is kept until the device is done.
+    lent: Option<Lent<dyn Sink>>,
+}
+
+impl Asked {
+    fn refuse(self, reason: Reason) {
+        drop(self.lent);
+        self.open.answer(Err(reason));
     }
 }
 
@@ -174,7 +192,7 @@ struct Shared {
     engine: LateEngine,
     stores: JobQueue<StoreJob>,
     loads: JobQueue<LoadJob>,
-    watch: Watch<LoadJob>,
+    watch: Watch<Asked>,
     load_patience: Duration,
     store_patience: Duration,
     sync_each: bool,
@@ -218,9 +236,9 @@ impl Mover {
             ("forebay-stores", |shared| shared.pump(&shared.stores, Shared::store)),
             ("forebay-loads", |shared| shared.pump(&shared.loads, Shared::load)),
             ("forebay-watch", |shared| {
-                shared.watch.keep(|job| {
+                shared.watch.keep(|asked| {
                     shared.counters.timed_out.fetch_add(1, Ordering::Relaxed);
-                    job.refuse(Reason::TimedOut);
+                    asked.refuse(Reason::TimedOut);
                 });
             }),
         ];
@@ -293,7 +311,7 @@ impl Mover {
         if let Some(started) = shared.engine.started() {
             started.engine.shutdown(Instant::now() + JOIN_PATIENCE);
         }
-        shared.watch.give_up_all(|job| job.refuse(Reason::Closed));
+        shared.watch.give_up_all(|asked| asked.refuse(Reason::Closed));
     }
 }
 
@@ -341,10 +359,19 @@ impl Shared {
     fn store(self: &Arc<Self>, job: StoreJob) {
         let Some((job, lease)) = self.slot(job, Class::Store, self.store_patience) else { return };
         let record = job.open.record();
-        let (open, mut lease, touch, mut memory) = in_order_of_ends(job, lease);
-        let gathered = gather(&record, &mut *memory, &mut lease);
-        drop(memory);
-        drop(touch);
+        let (open, mut lease, mut lent) = in_order_of_ends(job, lease);
+        let pages = lent.memory.pages().filter(|pages| pages.len() == record.length as usize);
+        // SAFETY: `lent` is kept, and not touched, until the engine is done with it: by `finish`, below.
+        let payload = pages.map(|pages| unsafe { pages.detach() });
+        let gathered = match &payload {
+            Some(pages) => {
+                seal(&record, pages.as_slice(), &mut lease);
+                Ok(())
+            }
+            None => gather(&record, &mut *lent.memory, &mut lease),
+        };
+        // What was copied is not needed any more.
+        let lent = payload.is_some().then_some(lent);
         if let Err(reason) = gathered {
             drop(lease);
             open.answer(Err(reason));
@@ -353,6 +380,8 @@ impl Shared {
         let sync = self.sync_each.then(|| Arc::clone(self));
         let counters = Arc::clone(&self.counters);
         let finish = Box::new(move |lease: Lease, outcome: std::io::Result<()>| {
+            let (open, lease, lent) = (open, lease, lent);
+            drop(lent);
             drop(lease);
             let outcome = outcome.and_then(|()| sync.map_or(Ok(()), |shared| shared.sync()));
             match &outcome {
@@ -361,27 +390,34 @@ impl Shared {
             };
             open.answer(outcome.map_err(|error| Reason::Io(error.to_string())));
         });
-        self.submit(ChunkTransfer { direction: Direction::Write, record, lease, finish });
+        self.submit(ChunkTransfer { direction: Direction::Write, record, lease, payload, finish });
     }
 
     fn load(self: &Arc<Self>, job: LoadJob) {
         let Some((job, lease)) = self.slot(job, Class::Load, self.load_patience) else { return };
         let record = job.open.record();
-        let watched = self.watch.add(job);
+        let (open, lease, mut lent) = in_order_of_ends(job, lease);
+        let pages = lent.memory.pages().filter(|pages| pages.len() == record.length as usize);
+        // SAFETY: `lent` is kept, and not touched, until the engine is done with it: by `finish`, below.
+        let payload = pages.map(|pages| unsafe { pages.detach() });
+        let (with_device, with_us) = if payload.is_some() { (Some(lent), None) } else { (None, Some(lent)) };
+        let asked = self.watch.add(Asked { open, lent: with_us });
         let counters = Arc::clone(&self.counters);
         let finish = Box::new(move |lease: Lease, outcome: std::io::Result<()>| {
+            let with_device = with_device;
             // Taken out before the engine's memory is touched: from here on nobody gives this load up.
-            let Some(job) = watched.lock().take() else { return };
-            let (open, mut lease, touch, mut memory) = in_order_of_ends(job, lease);
-            let verdict = match outcome {
-                Ok(()) => scatter(&record, &mut *memory, &mut lease),
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            let Some(Asked { open, lent: with_us }) = asked.lock().take() else { return };
+            let (open, mut lease, mut with_us, mut with_device) = (open, lease, with_us, with_device);
+            let verdict = match (outcome, &mut with_us, &mut with_device) {
+                (Ok(()), Some(lent), _) => scatter(&record, &mut *lent.memory, &mut lease),
+                (Ok(()), None, Some(lent)) => check(&record, lent.memory.pages(), &mut lease),
+                (Ok(()), None, None) => Err(Reason::Abandoned),
+                (Err(error), ..) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     Err(Reason::Corrupt(Corruption::Truncated))
                 }
-                Err(error) => Err(Reason::Io(error.to_string())),
+                (Err(error), ..) => Err(Reason::Io(error.to_string())),
             };
-            drop(memory);
-            drop(touch);
+            drop((with_us, with_device));
             drop(lease);
             match &verdict {
                 Ok(()) => counters.read_bytes.fetch_add(u64::from(record.length), Ordering::Relaxed),
@@ -391,7 +427,7 @@ impl Shared {
             };
             open.answer(verdict);
         });
-        self.submit(ChunkTransfer { direction: Direction::Read, record, lease, finish });
+        self.submit(ChunkTransfer { direction: Direction::Read, record, lease, payload, finish });
     }
 
     fn submit(&self, transfer: ChunkTransfer) {
@@ -409,8 +445,14 @@ impl Shared {
 
 /// A job's parts, the last to go first: bound in this order they are dropped in the other when code panics. Memory is
 /// let go of before that is told, and the slot is free before the end is told.
-fn in_order_of_ends<M: ?Sized>(job: Job<M>, lease: Lease) -> (Open, Lease, Box<dyn Send>, Box<M>) {
-    (job.open, lease, job.touch, job.memory)
+fn in_order_of_ends<M: ?Sized>(job: Job<M>, lease: Lease) -> (Open, Lease, Lent<M>) {
+    (job.open, lease, job.lent)
+}
+
+/// Writes the header of a chunk whose payload goes from where it lies.
+fn seal(record: &ChunkRecord, payload: &[u8], lease: &mut Lease) {
+    let (page, _) = lease.parts();
+    header::encode(record, payload_sum(record, payload), page);
 }
 
 /// Fills a slot from engine memory: payload, zeros up to the block's border, header.
@@ -434,6 +476,21 @@ fn scatter(record: &ChunkRecord, sink: &mut dyn Sink, lease: &mut Lease) -> Verd
     sink.drain(payload, &mut |piece| hasher.write(piece)).map_err(Reason::Engine)?;
     hasher.write(padding);
     if hasher.finish() == sum { Ok(()) } else { Err(Reason::Corrupt(Corruption::Payload)) }
+}
+
+/// Checks a payload that the device wrote where it was wanted.
+fn check(record: &ChunkRecord, pages: Option<Pages<'_>>, lease: &mut Lease) -> Verdict {
+    let (page, _) = lease.parts();
+    let sum = header::verify(page, record).map_err(Reason::Corrupt)?;
+    let found = pages.map(|pages| payload_sum(record, pages.as_slice()));
+    if found == Some(sum) { Ok(()) } else { Err(Reason::Corrupt(Corruption::Payload)) }
+}
+
+/// The checksum of a payload that is whole blocks.
+fn payload_sum(record: &ChunkRecord, payload: &[u8]) -> u64 {
+    let mut hasher = header::payload_hasher(record);
+    hasher.write(payload);
+    hasher.finish()
 }
 
 /// The parts of a slot that hold a chunk's payload and its padding.

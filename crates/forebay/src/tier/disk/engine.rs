@@ -20,6 +20,7 @@ use super::uring::UringEngine;
 use crate::catalog::ChunkRecord;
 use crate::config::IoEngineChoice;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Pages;
 use crate::staging::{Lease, Staging};
 
 /// Which way a chunk goes.
@@ -40,8 +41,11 @@ pub struct ChunkTransfer {
     pub direction: Direction,
     /// Where on disk, and how much.
     pub record: ChunkRecord,
-    /// Header page and payload, whole blocks of it.
+    /// Header page and, unless that lies elsewhere, payload: whole blocks of it.
     pub lease: Lease,
+    /// Where the payload lies if not in the slot: as many bytes as the record says, in whole blocks. Whoever submits
+    /// this keeps the memory until `finish` is called or dropped.
+    pub payload: Option<Pages<'static>>,
     /// Called when the device is done, on a thread of the engine; at once, if that is shut down. Dropped uncalled if
     /// the transfer panics: what it holds must see to itself then.
     pub finish: Finish,
@@ -50,7 +54,8 @@ pub struct ChunkTransfer {
 impl ChunkTransfer {
     /// Ends a transfer that no engine takes.
     pub fn refuse(self, error: io::Error) {
-        (self.finish)(self.lease, Err(error));
+        let Self { lease, finish, .. } = self;
+        finish(lease, Err(error));
     }
 }
 

@@ -20,11 +20,6 @@ use super::engine::{ChunkTransfer, Direction, Finish};
 use crate::catalog::{BLOCK_BYTES, ChunkRecord};
 use crate::staging::Lease;
 
-/// Pieces of writes that have to end, with no read about, before one more of them may be with the device. It takes
-/// half a hundred MiB of writes alone until they have all of it again: longer than the pauses between the loads of
-/// one prompt.
-const WRITES_FOR_ONE_MORE: u32 = 4;
-
 /// How much an engine has with the device.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -36,7 +31,7 @@ pub(super) struct Limits {
     pub(super) piece_bytes: usize,
 }
 
-/// A range of a slot, to be moved from or to one range of the file. It is whoever has it from [`Schedule::next`] who
+/// A range of a slot or of a payload elsewhere, to be moved from or to one range of the file. It is whoever has it from [`Schedule::next`] who
 /// may touch the memory, until they answer with [`Schedule::complete`].
 #[derive(Debug)]
 pub(super) struct Piece {
@@ -48,7 +43,8 @@ pub(super) struct Piece {
     pub(super) offset: u64,
 }
 
-// SAFETY: the memory is a part of a slot whose lease the schedule holds, and no other piece has that part.
+// SAFETY: the memory is a part of a slot whose lease the schedule holds, or of a payload lent to it, and no other piece
+// has that part.
 unsafe impl Send for Piece {}
 
 /// A chunk none of whose pieces is with the device any more.
@@ -66,6 +62,8 @@ struct Transfer {
     finish: Finish,
     /// The slot's first byte. Nobody but the pieces touches the slot until the transfer has ended.
     slot: NonNull<u8>,
+    /// Where all but the header page lies, if not in the slot. Whoever submitted the transfer keeps that memory.
+    payload: Option<NonNull<u8>>,
     /// Bytes of the chunk that were made parts of.
     given_out: usize,
     /// Parts that have not ended.
@@ -73,7 +71,8 @@ struct Transfer {
     outcome: io::Result<()>,
 }
 
-// SAFETY: the address is that of the slot whose lease stands beside it, and a lease may go to another thread.
+// SAFETY: the addresses are those of the slot whose lease stands beside them and of memory lent until the end; both may
+// be used by any thread.
 unsafe impl Send for Transfer {}
 
 impl Transfer {
@@ -86,7 +85,13 @@ impl Transfer {
             let done = self.given_out - before;
             if done < len {
                 let parts = ((len + piece_bytes / 2) / piece_bytes).max(1);
-                let each = len.div_ceil(parts).next_multiple_of(BLOCK_BYTES).min(len - done);
+                let header_alone = self.payload.is_some() && self.given_out == 0;
+                let each = if header_alone {
+                    BLOCK_BYTES
+                } else {
+                    len.div_ceil(parts).next_multiple_of(BLOCK_BYTES)
+                };
+                let each = each.min(len - done);
                 let part = Part {
                     transfer: id,
                     at: self.given_out,
@@ -100,6 +105,18 @@ impl Transfer {
             before += len;
         }
         None
+    }
+
+    /// Where a part lies in memory.
+    fn memory(&self, part: Part) -> NonNull<u8> {
+        // SAFETY: a part lies within its chunk. `Schedule::add` saw that the chunk lies within the slot, or its header
+        // page does and the payload within the memory that came with it; no part is of both.
+        unsafe {
+            match self.payload {
+                Some(payload) if part.at >= BLOCK_BYTES => payload.add(part.at - BLOCK_BYTES),
+                _ => self.slot.add(part.at),
+            }
+        }
     }
 
     fn is_given_out(&self) -> bool {
@@ -144,7 +161,7 @@ pub(super) struct Schedule {
     reads: Line,
     writes: Line,
     /// Parts of writes that have ended since a read was last about.
-    writes_alone: u32,
+    writes_alone: usize,
     next_number: u64,
 }
 
@@ -156,23 +173,34 @@ impl Schedule {
             with_device: HashMap::new(),
             reads: Line::default(),
             writes: Line::default(),
-            writes_alone: u32::MAX,
+            writes_alone: usize::MAX,
             next_number: 0,
         }
     }
 
     /// Takes a transfer in; gives it back, ended, when it does not fit its slot.
     pub(super) fn add(&mut self, transfer: ChunkTransfer) -> Option<Ended> {
-        let ChunkTransfer { direction, record, mut lease, finish } = transfer;
+        let ChunkTransfer { direction, record, mut lease, payload, finish } = transfer;
         let slot = lease.bytes();
-        if record.extents.blocks() * BLOCK_BYTES as u64 > slot.len() as u64 {
+        let room = payload.as_ref().map_or(slot.len(), |payload| BLOCK_BYTES + payload.len());
+        if record.extents.blocks() * BLOCK_BYTES as u64 > room as u64 {
             let outcome = Err(io::Error::new(io::ErrorKind::InvalidInput, "the chunk is larger than a slot"));
             return Some(Ended { direction, lease, finish, outcome });
         }
         let slot = NonNull::from(slot).cast();
         let id = self.number();
-        let transfer =
-            Transfer { direction, record, lease, finish, slot, given_out: 0, open: 0, outcome: Ok(()) };
+        let payload = payload.map(|payload| payload.as_ptr());
+        let transfer = Transfer {
+            direction,
+            record,
+            lease,
+            finish,
+            slot,
+            payload,
+            given_out: 0,
+            open: 0,
+            outcome: Ok(()),
+        };
         self.transfers.insert(id, transfer);
         self.line(direction).transfers.push_back(id);
         None
@@ -183,8 +211,8 @@ impl Schedule {
         if self.reads.waits() || self.reads.with_device > 0 {
             self.writes_alone = 0;
         }
-        let steps = usize::try_from(self.writes_alone / WRITES_FOR_ONE_MORE).unwrap_or(usize::MAX);
-        let writes_max = self.limits.writes_max.min(steps.saturating_add(1));
+        // One more for each that has ended: slower than the pauses between the loads of one prompt.
+        let writes_max = self.limits.writes_max.min(self.writes_alone.saturating_add(1));
         let write_may = self.writes.waits() && self.writes.with_device < writes_max;
         // A place is kept for the one write that goes on beside reads.
         let kept = usize::from(write_may && self.writes.with_device == 0);
@@ -237,7 +265,13 @@ impl Schedule {
     /// Gives up without the device's answers: slots that it may still write to are lost for good, and the ends of their
     /// transfers are not told but dropped.
     pub(super) fn abandon(self) {
-        self.transfers.into_values().for_each(|transfer| std::mem::forget(transfer.lease));
+        for transfer in self.transfers.into_values() {
+            std::mem::forget(transfer.lease);
+            if transfer.payload.is_some() {
+                // It holds that memory.
+                std::mem::forget(transfer.finish);
+            }
+        }
     }
 
     /// Whether there is nothing to do.
@@ -260,11 +294,9 @@ impl Schedule {
             part
         };
         let token = self.number();
-        let slot = self.transfers.get(&part.transfer)?.slot;
+        let memory = self.transfers.get(&part.transfer)?.memory(part);
         self.with_device.insert(token, part);
         self.line(direction).with_device += 1;
-        // SAFETY: a part lies within its chunk, and `add` saw that the chunk lies within the slot.
-        let memory = unsafe { slot.add(part.at) };
         Some(Piece { token, direction, memory, len: part.len, offset: part.offset })
     }
 

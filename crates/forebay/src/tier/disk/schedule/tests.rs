@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::catalog::{Extent, Extents};
 use crate::key::ChunkKey;
+use crate::memory::{PageMemory, Pages};
 use crate::staging::{Class, Staging};
 
 const BLOCK: usize = BLOCK_BYTES;
@@ -31,6 +32,16 @@ impl Bench {
 
     /// Adds a chunk that lies in these ranges of blocks.
     fn add(&mut self, number: u32, direction: Direction, ranges: &[(u32, u32)]) {
+        self.add_from(number, direction, ranges, None);
+    }
+
+    fn add_from(
+        &mut self,
+        number: u32,
+        direction: Direction,
+        ranges: &[(u32, u32)],
+        payload: Option<Pages<'static>>,
+    ) {
         let extents: Vec<_> = ranges.iter().map(|&(start, blocks)| Extent { start, blocks }).collect();
         let extents = Extents::from_slice(&extents).unwrap();
         let length = u32::try_from((extents.blocks() - 1) * BLOCK as u64).unwrap();
@@ -48,7 +59,7 @@ impl Bench {
         let lease = self.staging.acquire(class, Duration::ZERO).expect("a slot is free");
         let ends = Arc::clone(&self.ends);
         let finish = Box::new(move |_, outcome: io::Result<()>| ends.lock().push((number, outcome.is_ok())));
-        let ended = self.schedule.add(ChunkTransfer { direction, record, lease, finish });
+        let ended = self.schedule.add(ChunkTransfer { direction, record, lease, payload, finish });
         self.tell(ended);
     }
 
@@ -86,6 +97,34 @@ fn miri_a_chunk_goes_in_pieces_of_equal_length_and_none_crosses_an_extent() {
     let pieces: Vec<_> =
         bench.pieces().iter().map(|piece| (place(piece) / BLOCK, piece.len / BLOCK)).collect();
     assert_eq!(pieces, [(100, 9), (109, 8), (50, 3), (200, 9)]);
+}
+
+#[test]
+fn a_payload_that_lies_elsewhere_goes_from_there_and_the_header_from_the_slot() {
+    let mut bench = Bench::new(2, 40, limits(64, 32, 8));
+    let mut memory = PageMemory::new(40 * BLOCK).unwrap();
+    let start = memory.as_mut_ptr() as usize;
+    let pages = |memory: &mut PageMemory, blocks| {
+        // SAFETY: the memory outlives the schedule's use of it.
+        Pages::of(memory, blocks * BLOCK).map(|pages| unsafe { pages.detach() })
+    };
+    let payload = pages(&mut memory, 28);
+    bench.add_from(0, Direction::Read, &[(100, 17), (50, 3), (200, 9)], payload);
+    let pieces = bench.pieces();
+    let in_file: Vec<_> = pieces.iter().map(|piece| (place(piece) / BLOCK, piece.len / BLOCK)).collect();
+    assert_eq!(in_file, [(100, 1), (101, 9), (110, 7), (50, 3), (200, 9)]);
+    let in_memory = pieces[1..].iter().map(|piece| (piece.memory.as_ptr() as usize - start) / BLOCK);
+    assert_eq!(in_memory.collect::<Vec<_>>(), [0, 9, 16, 19]);
+    let (slots, len) = bench.staging.range();
+    assert!(
+        (pieces[0].memory.as_ptr() as usize).wrapping_sub(slots.as_ptr() as usize) < len,
+        "the header page"
+    );
+    pieces.iter().for_each(|piece| bench.answer(piece, Ok(piece.len)));
+    assert_eq!(bench.ends(), [(0, true)]);
+    let payload = pages(&mut memory, 27);
+    bench.add_from(1, Direction::Read, &[(100, 29)], payload);
+    assert_eq!(bench.ends(), [(0, true), (1, false)], "a payload of another length");
 }
 
 #[test]
