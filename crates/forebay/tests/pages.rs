@@ -80,7 +80,7 @@ fn load_in_place(cache: &Cache, keys: &[ChunkKey]) -> Vec<(LoadStatus, Option<Re
     let (chunks, returned): (Vec<_>, Vec<_>) = keys
         .iter()
         .map(|key| {
-            let (sink, returned) = InPlace::new(&[0xEE; CHUNK]);
+            let (sink, returned) = InPlace::new(&vec![0xEE; CHUNK]);
             ((*key, Box::new(sink) as _), returned)
         })
         .unzip();
@@ -140,7 +140,7 @@ fn guarantee_9_a_load_in_place_is_given_up_in_time_and_its_memory_kept_until_the
     let keys = prompt(0, 1);
     store_in_place(&cache, &keys);
     faults.stall_reads(true);
-    let (sink, returned) = InPlace::new(&[0xEE; CHUNK]);
+    let (sink, returned) = InPlace::new(&vec![0xEE; CHUNK]);
     let batch = cache.load(vec![(keys[0], Box::new(sink) as _)], None);
     let end = batch.wait(Some(PATIENCE)).expect("it is given up").remove(0);
     assert_eq!((end.status, end.reason), (LoadStatus::Failed, Some(Reason::TimedOut)));
