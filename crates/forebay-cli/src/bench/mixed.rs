@@ -11,7 +11,7 @@ use crate::quantiles::percentile;
 use crate::stream::{Look, Moved, Stream};
 
 /// Loads of one pass, alone and beside stores.
-const LOADS_A_PASS: usize = 60;
+const LOADS_A_PASS: usize = 200;
 
 /// Chunks that are loaded in turn. They are pinned, so that the stores do not evict them.
 const LOADED_MAX: usize = 64;

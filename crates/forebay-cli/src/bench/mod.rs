@@ -74,8 +74,8 @@ Each round writes --total as a plain program would (the ceiling: io_uring, huge 
 stores it through the cache with all checks on, then reads and loads it, by turns the one or the other first. All blocks
 of both files were written before. Twice --total is needed on the drive. GB are 1000000000 bytes.
 
-p50 and p99 are of a chunk, from its submission to its completion callback. As many chunks are under way as there are
-staging slots (256 at most), so most of that time is the wait for those before it. `mixed` loads one chunk at a time.
+p50 and p99 are of a chunk, from its submission to its completion callback. Half as many chunks again are under way as
+there are staging slots (256 at most), so most of that time is the wait for those before it. `mixed` loads one chunk at a time.
 
 With --json, one object:
   write, read     gbps, ceiling_gbps, ratio (of each round): medians over the rounds; cpu_s_per_gb: processor time of the
@@ -86,7 +86,8 @@ With --json, one object:
   page_cache_growth_mib, staging_bytes       pages of the data file in the page cache; most of the staging buffer in use
   noisy           the ceiling itself changed by more than a factor of 2 between rounds: the ratios tell nothing
   ratio_spread, ceiling_spread               least and most of the rounds
-  chunk_bytes, total_bytes, threads, window, rounds, copied, io_engine, ceiling_engine, ceiling_depth, ceiling_cpu_s_per_gb, direct_io,
+  chunk_bytes, total_bytes, threads, window, rounds, copied, io_engine, ceiling_engine, ceiling_depth,
+  ceiling_cpu_s_per_gb, direct_io,
   staging_buffer_bytes, staging_huge_bytes, retries, wrong_chunks
 
 Exit code: 0 measured, 1 a chunk was loaded that is not what was stored, 2 it could not be done.";
@@ -119,6 +120,12 @@ fn chunks(args: &BenchArgs) -> Result<(u64, u32)> {
     Ok((chunks, chunk_bytes))
 }
 
+/// Chunks that are kept under way: half as many again as there are slots, so that one waits when a slot comes free.
+fn window(slots: u32) -> usize {
+    let slots = slots as usize;
+    slots + (slots / 2).max(2)
+}
+
 fn measure(args: &BenchArgs) -> Result<Report> {
     let (chunks, chunk_bytes) = chunks(args)?;
     let each = chunk_bytes as usize;
@@ -133,7 +140,7 @@ fn measure(args: &BenchArgs) -> Result<Report> {
     // The cache first: what is wrong with the sizes is said before gigabytes are written.
     let bench = Bench { cache: scratch.open_cache(&shape)?, progress, chunks, each };
     let begun = bench.cache.stats().mover;
-    let mut stream = Stream::new(begun.staging.slots as usize, each, args.copied)?;
+    let mut stream = Stream::new(window(begun.staging.slots), each, args.copied)?;
     bench.progress.set_message("preparing");
     let ceiling = Ceiling::prepare(scratch.raw(), chunks, each, &mut || bench.progress.inc(1))?;
     let data = File::open(data_path(&scratch.cache()));

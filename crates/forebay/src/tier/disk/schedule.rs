@@ -20,6 +20,10 @@ use super::engine::{ChunkTransfer, Direction, Finish};
 use crate::catalog::{BLOCK_BYTES, ChunkRecord};
 use crate::staging::Lease;
 
+/// Pieces of writes that have to end, with no read about, before one more of them may be with the device. It takes a
+/// hundred MiB of writes alone until they have all of it again: longer than the pauses between the loads of one prompt.
+const WRITES_FOR_ONE_MORE: usize = 4;
+
 /// How much an engine has with the device.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -211,8 +215,7 @@ impl Schedule {
         if self.reads.waits() || self.reads.with_device > 0 {
             self.writes_alone = 0;
         }
-        // One more for each that has ended: slower than the pauses between the loads of one prompt.
-        let writes_max = self.limits.writes_max.min(self.writes_alone.saturating_add(1));
+        let writes_max = self.limits.writes_max.min(1 + self.writes_alone / WRITES_FOR_ONE_MORE);
         let write_may = self.writes.waits() && self.writes.with_device < writes_max;
         // A place is kept for the one write that goes on beside reads.
         let kept = usize::from(write_may && self.writes.with_device == 0);
