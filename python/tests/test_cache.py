@@ -250,6 +250,22 @@ def test_a_bad_configuration_is_refused_by_key(tmp_path, keys, message):
     assert caught.value.kind == "config"
 
 
+def test_several_directories_are_one_cache(tmp_path):
+    directories = [tmp_path / "one", tmp_path / "two"]
+    settings = config(tmp_path, local_disk=directories)
+    assert settings.to_dict()["local_disk"] == [str(path) for path in directories]
+    assert config(tmp_path).to_dict()["local_disk"] == str(tmp_path)
+    keys = prompt(1, 6)
+    with forebay.Cache(settings, chunk_bytes=CHUNK) as cache:
+        cache.store(keys, [payload(key) for key in keys]).wait(WAIT_S)
+    as_text = ",".join(str(path) for path in directories)
+    with forebay.Cache(config(tmp_path, local_disk=as_text), chunk_bytes=CHUNK) as cache, cache.lookup(keys) as hit:
+        assert hit.chunks == len(keys)
+    with pytest.raises(forebay.Error, match="home") as caught:
+        forebay.Cache(config(tmp_path, local_disk=directories[::-1]), chunk_bytes=CHUNK)
+    assert caught.value.kind == "config"
+
+
 def test_what_is_kept_of_a_closed_cache_keeps_neither_directory_nor_interpreter(tmp_path):
     keys = prompt(1, 3)
     cache = forebay.Cache(config(tmp_path), chunk_bytes=CHUNK)

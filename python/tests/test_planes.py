@@ -14,10 +14,11 @@ GIB = 1 << 30
 WAIT_S = 60
 
 
-@pytest.fixture
-def planes(tmp_path):
+@pytest.fixture(params=[1, 3], ids=["one drive", "three drives"])
+def planes(tmp_path, request):
+    directories = [str(tmp_path / f"drive{number}") for number in range(request.param)]
     config = forebay.Config(
-        local_disk=str(tmp_path),
+        local_disk=directories,
         max_local_disk_size=(64 << 20) / GIB,
         use_only_staging_buffer=True,
         max_local_cpu_size=2 * CHUNK / GIB,

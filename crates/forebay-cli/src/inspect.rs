@@ -1,4 +1,4 @@
-//! `forebay inspect`: what is in a directory, from its checkpoint and journal alone.
+//! `forebay inspect`: what is in a cache's directories, from checkpoint and journal alone.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -10,14 +10,14 @@ use forebay::tier::disk::namespaces::{NamespaceFields, described, hex};
 use forebay::{Error, Result};
 use serde_json::json;
 
-use crate::directory::Sight;
+use crate::directory::{DataFile, Drive, Sight};
 use crate::figures::{age, count, size, table};
 
 /// Arguments of `forebay inspect`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = JSON_HELP)]
 pub(crate) struct InspectArgs {
-    /// The directory, as `local_disk` names it
+    /// The directory, as `local_disk` names it; of several the first
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 
@@ -32,7 +32,9 @@ Reads only, takes no lock, and works while another process uses the directory: t
 With --json, one object (sizes in bytes, times in milliseconds since 1970):
   directory, format, epoch        format version; how often the directory was opened
   in_use, owner_pid               whether a process owns it now, and which (null if not to be told)
-  data                            null, or {bytes, allocated_bytes} of the data file
+  data                            null, or {bytes, allocated_bytes} of the data files
+  drives                          each of them: {drive, directory, data, chunks, disk_bytes}; data is null where it is
+                                  not there, chunks and disk_bytes where the journal is damaged
   journal                         {damage, interrupted_records}; damage is null or says what is wrong
   chunks, payload_bytes, disk_bytes, oldest_stored_at_ms, newest_stored_at_ms
                                   of all chunks; null where the journal is damaged or nothing is stored
@@ -116,14 +118,31 @@ fn shown(
         .iter()
         .map(|(id, sum)| merged(json!({ "id": id, "fields": fields.get(id) }), sum.json()))
         .collect();
-    let data = sight.data.map(|data| json!({ "bytes": data.bytes, "allocated_bytes": data.allocated_bytes }));
+    let data_json = |data: Option<DataFile>| {
+        data.map(|data| json!({ "bytes": data.bytes, "allocated_bytes": data.allocated_bytes }))
+    };
+    let drives: Vec<_> = sight
+        .drives
+        .iter()
+        .map(|drive| {
+            let sum = all.map(|_| sum_of(sight, drive));
+            json!({
+                "drive": drive.noted.drive,
+                "directory": drive.noted.path,
+                "data": data_json(drive.data),
+                "chunks": sum.as_ref().map(|sum| sum.chunks),
+                "disk_bytes": sum.as_ref().map(|sum| sum.disk_bytes),
+            })
+        })
+        .collect();
     let head = json!({
         "directory": directory.display().to_string(),
         "format": sight.format.as_ref().map(|format| format.forebay_format),
         "epoch": epoch(sight),
         "in_use": sight.owner.is_some(),
         "owner_pid": sight.owner.and_then(|owner| owner.pid),
-        "data": data,
+        "data": data_json(sight.data()),
+        "drives": drives,
         "journal": { "damage": sight.found.damage, "interrupted_records": sight.found.interrupted },
         "namespaces": namespaces,
     });
@@ -132,6 +151,13 @@ fn shown(
         "oldest_stored_at_ms": null, "newest_stored_at_ms": null,
     });
     merged(head, all.map_or(unknown, Sum::json))
+}
+
+/// The chunks on a drive.
+fn sum_of(sight: &Sight, drive: &Drive) -> Sum {
+    let mut sum = Sum::default();
+    sight.found.records.iter().filter(|record| drive.noted.holds(record)).for_each(|record| sum.add(record));
+    sum
 }
 
 /// Two objects as one.
@@ -151,7 +177,7 @@ fn tell(out: &mut dyn Write, directory: &Path, sight: &Sight) -> io::Result<()> 
     let format = sight.format.as_ref().map_or("unknown (FORMAT is missing or damaged)".into(), |format| {
         format!("{}, opened {}", format.forebay_format, count(epoch(sight).into(), "time"))
     });
-    let data = match sight.data {
+    let data = |data: Option<DataFile>| match data {
         Some(data) => format!("{} ({} allocated)", size(data.bytes), size(data.allocated_bytes)),
         None => "missing".into(),
     };
@@ -169,7 +195,25 @@ fn tell(out: &mut dyn Write, directory: &Path, sight: &Sight) -> io::Result<()> 
     if let Some(owner) = &sight.owner {
         writeln!(out, "in use   by {owner}; this is a snapshot")?;
     }
-    writeln!(out, "format   {format}\ndata     {data}\njournal  {journal}")?;
+    writeln!(out, "format   {format}\ndata     {}\njournal  {journal}", data(sight.data()))?;
+    if sight.drives.len() > 1 {
+        let rows: Vec<_> = sight
+            .drives
+            .iter()
+            .map(|drive| {
+                let sum = sum_of(sight, drive);
+                let figure = |text: String| if found.damage.is_some() { "-".into() } else { text };
+                [
+                    drive.noted.drive.to_string(),
+                    figure(sum.chunks.to_string()),
+                    figure(size(sum.disk_bytes)),
+                    data(drive.data),
+                    drive.noted.path.clone(),
+                ]
+            })
+            .collect();
+        write!(out, "\n{}", table(["drive", " chunks", " on disk", "data", "directory"], &rows))?;
+    }
     if found.damage.is_some() {
         writeln!(
             out,

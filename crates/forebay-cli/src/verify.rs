@@ -1,10 +1,11 @@
-//! `forebay verify`: reads every chunk of a directory and checks it.
+//! `forebay verify`: reads every chunk of a cache, on all its drives, and checks it.
 //!
 //! Promises: changes nothing; keeps owners away while it reads. A chunk is right when header, binding and payload are
 //! (see `docs/FORMAT.md`). Where the journal is damaged, the chunks are found by their headers, as the next start of
 //! the cache would find them.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ use forebay::tier::disk::block_file::{BlockFile, OsBlockFile};
 use forebay::tier::disk::directory::data_path;
 use forebay::tier::disk::lock::lock_for_reading;
 use forebay::tier::disk::namespaces::hex;
-use forebay::tier::disk::recovery::{check_chunk, rebuild};
+use forebay::tier::disk::recovery::{DriveData, check_chunk, rebuild};
 use forebay::{ChunkKey, Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -34,7 +35,7 @@ const LISTED_MAX: usize = 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = JSON_HELP)]
 pub(crate) struct VerifyArgs {
-    /// The directory, as `local_disk` names it
+    /// The directory, as `local_disk` names it; of several the first
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 
@@ -44,13 +45,13 @@ pub(crate) struct VerifyArgs {
 }
 
 const JSON_HELP: &str = "\
-Reads all chunks and changes nothing. No other process may use the directory meanwhile.
+Reads all chunks, on all drives, and changes nothing. No other process may use the cache meanwhile.
 
 With --json, one object (sizes in bytes):
   directory, sound            sound: the journal is undamaged and every chunk is right
   chunks, disk_bytes          what was checked, headers included
   bad_chunks                  how many chunks are not right
-  bad                         each of them: {key, namespace, kind, reason, offset_bytes, disk_bytes}; kind is one of
+  bad                         each of them: {key, namespace, kind, reason, drive, offset_bytes, disk_bytes}; kind is one of
                               header, other chunk, generation, payload, truncated, unreadable
   journal                     {damage, interrupted_records}; where damage is not null, the chunks were found by
                               their headers, and those that are not right were not counted
@@ -63,6 +64,7 @@ struct Bad {
     key: ChunkKey,
     kind: &'static str,
     reason: Option<String>,
+    drive: u8,
     offset_bytes: u64,
     disk_bytes: u64,
 }
@@ -82,12 +84,13 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<bool> {
     let directory = &args.directory;
     let _lock = lock_for_reading(directory)?;
     let sight = Sight::of(directory)?;
-    let file = OsBlockFile::open_read_only(&data_path(directory), true)?;
+    let _other_locks = lock_others(&sight)?;
+    let files = Files::open(&sight)?;
     let begin = Instant::now();
     let mut report = if sight.found.damage.is_some() {
-        from_headers(directory, &file, sight)?
+        from_headers(&files, &sight)?
     } else {
-        from_journal(&file, sight)
+        from_journal(&files, &sight)
     };
     report.seconds = begin.elapsed().as_secs_f64();
     let written =
@@ -96,27 +99,63 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<bool> {
     Ok(report.is_sound())
 }
 
+/// Keeps owners away from the other directories too.
+fn lock_others(sight: &Sight) -> Result<Vec<Option<File>>> {
+    let there = sight.drives.iter().skip(1).filter(|drive| drive.data.is_some());
+    there.map(|drive| lock_for_reading(&drive.directory)).collect()
+}
+
+/// The data files that are there, by the number of their drive.
+struct Files(BTreeMap<u8, OsBlockFile>);
+
+impl Files {
+    fn open(sight: &Sight) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        for drive in sight.drives.iter().filter(|drive| drive.data.is_some() || drive.noted.drive == 0) {
+            let file = OsBlockFile::open_read_only(&data_path(&drive.directory), true)?;
+            files.insert(drive.noted.drive, file);
+        }
+        Ok(Self(files))
+    }
+
+    /// Each of them with its reading shown on this bar.
+    fn counted(&self, progress: &ProgressBar) -> BTreeMap<u8, Counted<'_>> {
+        let counted = |file| Counted { file, progress: progress.clone() };
+        self.0.iter().map(|(drive, file)| (*drive, counted(file))).collect()
+    }
+}
+
 /// Checks the chunks that the journal names.
-fn from_journal(file: &OsBlockFile, sight: Sight) -> Report {
-    let mut records = sight.found.records;
-    // In the order in which they lie on disk.
-    records.sort_unstable_by_key(offset_bytes);
+fn from_journal(files: &Files, sight: &Sight) -> Report {
+    let unreadable = |record: &ChunkRecord| match sight.drive_of(record) {
+        Some(drive) => format!("the data file in {} is not there", drive.noted.path),
+        None => format!("there is no drive {}", record.drive),
+    };
+    let records = {
+        let mut records = sight.found.records.clone();
+        // In the order in which they lie on disk.
+        records.sort_unstable_by_key(place);
+        records
+    };
     let all_bytes = records.iter().map(disk_bytes).sum();
     let style = "{bar:30} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-    let file = Counted { file, progress: progress(ProgressBar::new(all_bytes), style) };
+    let progress = progress(ProgressBar::new(all_bytes), style);
+    let files = files.counted(&progress);
     let next = AtomicUsize::new(0);
     let read = || {
         let mut bad = Vec::new();
         while let Some(record) = records.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let (kind, reason) = match check_chunk(&file, record) {
-                Ok(Ok(())) => continue,
-                Ok(Err(corruption)) => (corruption.name(), None),
-                Err(error) => ("unreadable", Some(error.to_string())),
+            let (kind, reason) = match files.get(&record.drive).map(|file| check_chunk(file, record)) {
+                Some(Ok(Ok(()))) => continue,
+                Some(Ok(Err(corruption))) => (corruption.name(), None),
+                Some(Err(error)) => ("unreadable", Some(error.to_string())),
+                None => ("unreadable", Some(unreadable(record))),
             };
             bad.push(Bad {
                 key: record.key,
                 kind,
                 reason,
+                drive: record.drive,
                 offset_bytes: offset_bytes(record),
                 disk_bytes: disk_bytes(record),
             });
@@ -132,8 +171,8 @@ fn from_journal(file: &OsBlockFile, sight: Sight) -> Report {
         }
         bad
     });
-    file.progress.finish_and_clear();
-    bad.sort_unstable_by_key(|bad| bad.offset_bytes);
+    progress.finish_and_clear();
+    bad.sort_unstable_by_key(|bad| (bad.drive, bad.offset_bytes));
     Report {
         damage: None,
         interrupted: sight.found.interrupted,
@@ -145,16 +184,29 @@ fn from_journal(file: &OsBlockFile, sight: Sight) -> Report {
 }
 
 /// Finds and checks the chunks by their headers.
-fn from_headers(directory: &Path, file: &OsBlockFile, sight: Sight) -> Result<Report> {
-    let blocks = sight.data.map_or(0, |data| data.bytes / BLOCK_BYTES as u64);
+fn from_headers(files: &Files, sight: &Sight) -> Result<Report> {
     let style =
         "{spinner} the journal is damaged: looking for headers, {binary_bytes}, {binary_bytes_per_sec}";
-    let file = Counted { file, progress: progress(ProgressBar::no_length(), style) };
-    let found = rebuild(&file, u32::try_from(blocks).unwrap_or(u32::MAX))
-        .map_err(|error| Error::io(format!("reading {}", data_path(directory).display()), error))?;
-    file.progress.finish_and_clear();
+    let progress = progress(ProgressBar::no_length(), style);
+    let files = files.counted(&progress);
+    let drives: Vec<_> = sight
+        .drives
+        .iter()
+        .filter_map(|drive| {
+            let blocks = drive.data.map_or(0, |data| data.bytes / BLOCK_BYTES as u64);
+            Some(DriveData {
+                drive: drive.noted.drive,
+                since: drive.noted.since,
+                file: files.get(&drive.noted.drive)?,
+                blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
+                path: data_path(&drive.directory),
+            })
+        })
+        .collect();
+    let found = rebuild(&drives)?;
+    progress.finish_and_clear();
     Ok(Report {
-        damage: sight.found.damage,
+        damage: sight.found.damage.clone(),
         interrupted: sight.found.interrupted,
         chunks: found.records.len() as u64,
         disk_bytes: found.records.iter().map(disk_bytes).sum(),
@@ -172,6 +224,11 @@ fn progress(bar: ProgressBar, template: &str) -> ProgressBar {
 
 fn offset_bytes(record: &ChunkRecord) -> u64 {
     record.extents.as_slice().first().map_or(0, |extent| extent.byte_start())
+}
+
+/// Where a chunk begins: drive, and byte in its data file.
+fn place(record: &ChunkRecord) -> (u8, u64) {
+    (record.drive, offset_bytes(record))
 }
 
 fn disk_bytes(record: &ChunkRecord) -> u64 {
@@ -219,6 +276,7 @@ impl Report {
                     "namespace": hex(&bad.key.namespace_id()),
                     "kind": bad.kind,
                     "reason": bad.reason,
+                    "drive": bad.drive,
                     "offset_bytes": bad.offset_bytes,
                     "disk_bytes": bad.disk_bytes,
                 })
@@ -269,7 +327,7 @@ impl Report {
              asked for.\n\n{}",
             self.bad.len(),
             kinds.join(", "),
-            table(["what is bad", "chunk", " at byte", " on disk"], &rows),
+            table(["what is bad", "chunk", " drive", " at byte", " on disk"], &rows),
         )?;
         match self.bad.len().saturating_sub(LISTED_MAX) {
             0 => Ok(()),
@@ -279,11 +337,17 @@ impl Report {
 }
 
 impl Bad {
-    fn row(&self) -> [String; 4] {
+    fn row(&self) -> [String; 5] {
         let kind = match &self.reason {
             Some(reason) => format!("{}: {reason}", self.kind),
             None => self.kind.to_owned(),
         };
-        [kind, self.key.to_string(), self.offset_bytes.to_string(), size(self.disk_bytes)]
+        [
+            kind,
+            self.key.to_string(),
+            self.drive.to_string(),
+            self.offset_bytes.to_string(),
+            size(self.disk_bytes),
+        ]
     }
 }

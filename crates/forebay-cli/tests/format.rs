@@ -4,12 +4,14 @@
 use std::fmt::Write;
 use std::fs;
 use std::hash::Hasher;
+use std::path::Path;
 
 use forebay::ChunkKey;
 use forebay::catalog::{
     BLOCK_BYTES, Catalog, ChunkRecord, EXTENTS_MAX, Entry, Extent, Extents, RECORD_BYTES,
 };
 use forebay::tier::disk::directory::{Directory, Settings, data_path};
+use forebay::tier::disk::format_file::read_format;
 use forebay::tier::disk::header::{self, FORMAT_VERSION};
 use forebay::tier::disk::journal::{FileHeader, FileKind};
 use twox_hash::XxHash3_64;
@@ -224,7 +226,7 @@ fn the_limits_are_those_of_the_code() {
 fn capacity_is_divided_as_the_example_says() {
     let directory = tempfile::tempdir().unwrap();
     let settings = Settings {
-        path: directory.path().to_owned(),
+        directories: vec![directory.path().to_owned()],
         capacity_bytes: 8 << 20,
         min_free_bytes: 0,
         chunk_bytes: u64::from(LENGTH),
@@ -236,12 +238,75 @@ fn capacity_is_divided_as_the_example_says() {
     for part in ["`chunks_max` 1180", "1884 blocks long,\n7716864 bytes"] {
         assert!(PAGE.contains(part), "{part:?}");
     }
-    let format = fs::read_to_string(directory.path().join("FORMAT")).unwrap();
-    assert_eq!(format, r#"{"forebay_format":1,"epoch":1}"#);
-    let files: Vec<_> =
-        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    for file in files {
-        let file = file.to_str().unwrap().replace("journal.1", "journal.N");
+    for file in files_in(directory.path()) {
+        let file = file.replace("journal.1", "journal.N");
         assert!(PAGE.contains(&format!("| `{file}` |")), "{file}");
     }
+}
+
+#[test]
+fn capacity_is_divided_among_directories_as_the_example_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let paths: Vec<_> = ["a", "b", "c"].map(|name| directory.path().join(name)).into();
+    let settings = Settings {
+        directories: paths.clone(),
+        capacity_bytes: 24 << 20,
+        min_free_bytes: 0,
+        chunk_bytes: u64::from(LENGTH),
+        direct_io: false,
+    };
+    let _opened = Directory::open(&settings).unwrap();
+    let blocks = |path| fs::metadata(data_path(path)).unwrap().len() / 4096;
+    let (home, others) = (blocks(&paths[0]), [blocks(&paths[1]), blocks(&paths[2])]);
+    assert_eq!((home, others), (1836, [2040; 2]));
+    for part in ["`data` is 1836 blocks long at home", "2040 in each of the others"] {
+        assert!(PAGE.contains(part), "{part:?}");
+    }
+    for file in files_in(&paths[1]) {
+        assert!(["LOCK", "FORMAT", "data"].contains(&&*file), "{file}");
+    }
+}
+
+fn files_in(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    names.map(|name| name.into_string().unwrap()).collect()
+}
+
+/// What the page shows as `FORMAT` is what the code reads it as, and writes again.
+#[test]
+fn the_formats_shown_are_those_of_the_code() {
+    let shown: Vec<_> = PAGE
+        .split("\n```json\n")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("\n```"))
+        .map(|(text, _)| text)
+        .filter(|text| text.contains("forebay_format"))
+        .collect();
+    let read = |text: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("FORMAT"), text).unwrap();
+        read_format(directory.path()).unwrap().expect("it can be understood")
+    };
+    let formats: Vec<_> = shown.iter().map(|text| read(text)).collect();
+    assert_eq!(formats.iter().map(|format| format.drive).collect::<Vec<_>>(), [0, 1, 0]);
+    for (format, text) in formats.iter().zip(&shown).take(2) {
+        let compact: String = text.lines().map(str::trim).collect();
+        assert_eq!(serde_json::to_string(format).unwrap(), compact.replace(": ", ":"));
+    }
+    assert_eq!((formats[2].since, formats[2].drives.len()), (0, 0), "one from before there were drives");
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        directories: vec![directory.path().join("home"), directory.path().join("other")],
+        capacity_bytes: 32 << 20,
+        min_free_bytes: 0,
+        chunk_bytes: u64::from(LENGTH),
+        direct_io: false,
+    };
+    drop(Directory::open(&settings).unwrap());
+    let written = |at: usize| read_format(&settings.directories[at]).unwrap().unwrap();
+    let (home, other) = (written(0), written(1));
+    assert_eq!((home.epoch, home.drive, home.since, home.cache.len()), (1, 0, 1, 16));
+    assert_eq!((other.drive, other.since, &other.cache), (1, 1, &home.cache));
+    assert!(other.home.ends_with("/home") && home.drives[0].path.ends_with("/other"));
+    assert_eq!((home.drives[0].drive, home.drives[0].since), (1, 1));
 }

@@ -4,7 +4,9 @@ mod filled;
 
 use std::fs;
 
-use filled::{CHUNK_BYTES, CHUNKS, close, closed, everything, fill, flip, json, on, open, printed, refused};
+use filled::{
+    CHUNK_BYTES, CHUNKS, close, closed, everything, fill, flip, json, on, open, open_all, printed, refused,
+};
 use forebay::tier::disk::journal::CHECKPOINT_FILE;
 use forebay::tier::disk::namespaces::hex;
 
@@ -104,4 +106,34 @@ fn an_interrupted_record_is_counted() {
     assert_eq!(seen["chunks"], CHUNKS);
     let text = printed(&on("inspect", directory.path(), &[]), 0);
     assert!(text.contains("sound, 1 record that death interrupted"), "{text}");
+}
+
+#[test]
+fn several_directories_are_one_cache() {
+    let places = tempfile::tempdir().unwrap();
+    let (home, other) = (places.path().join("home"), places.path().join("other"));
+    let cache = open_all(&[&home, &other]);
+    fill(&cache);
+    close(cache, &home);
+    let seen = json(&on("inspect", &home, &["--json"]), 0);
+    assert_eq!(seen["chunks"], CHUNKS);
+    let drives = seen["drives"].as_array().unwrap();
+    let numbers: Vec<_> = drives.iter().map(|drive| drive["drive"].as_u64().unwrap()).collect();
+    let chunks: Vec<_> = drives.iter().map(|drive| drive["chunks"].as_u64().unwrap()).collect();
+    assert_eq!((numbers, chunks.iter().sum::<u64>()), (vec![0, 1], CHUNKS));
+    assert!(chunks.iter().all(|count| (2..=4).contains(count)), "{chunks:?}");
+    assert_eq!(seen["drives"][1]["disk_bytes"], chunks[1] * CHUNK_DISK_BYTES);
+    let bytes = |data: &serde_json::Value| data["bytes"].as_u64().unwrap();
+    assert_eq!(bytes(&seen["data"]), bytes(&drives[0]["data"]) + bytes(&drives[1]["data"]));
+    let text = printed(&on("inspect", &home, &[]), 0);
+    let line = text.lines().find(|line| line.ends_with("/other")).expect("a line for the other one");
+    assert!(line.split_whitespace().take(2).eq(["1", &chunks[1].to_string()]), "{line:?}");
+
+    let line = refused(&on("inspect", &other, &[]));
+    assert!(line.contains("drive 1 of the cache whose home is") && line.contains("/home"), "{line}");
+    fs::remove_dir_all(&other).unwrap();
+    let text = printed(&on("inspect", &home, &[]), 0);
+    assert!(text.lines().any(|line| line.contains("missing") && line.ends_with("/other")), "{text}");
+    let seen = json(&on("inspect", &home, &["--json"]), 0);
+    assert_eq!(seen["drives"][1]["data"], serde_json::Value::Null);
 }

@@ -5,7 +5,8 @@ mod filled;
 use std::fs;
 
 use filled::{
-    CHUNKS, close, closed, everything, fill, flip, flip_in_chunk, json, on, open, printed, records, refused,
+    CHUNKS, close, closed, everything, fill, flip, flip_in_chunk, json, on, open, open_all, printed, records,
+    refused,
 };
 use forebay::tier::disk::directory::data_path;
 use forebay::tier::disk::journal::{CHECKPOINT_FILE, segments};
@@ -143,4 +144,36 @@ fn the_directory_is_as_usable_after_verify_as_before() {
     assert_eq!(cache.stats().control.chunks, CHUNKS);
     let seen: Value = json(&on("inspect", directory.path(), &["--json"]), 0);
     assert_eq!((&seen["epoch"], &seen["in_use"]), (&2.into(), &true.into()));
+}
+
+#[test]
+fn all_drives_are_read() {
+    let places = tempfile::tempdir().unwrap();
+    let (home, other) = (places.path().join("home"), places.path().join("other"));
+    let cache = open_all(&[&home, &other]);
+    fill(&cache);
+    let line = refused(&on("verify", &home, &[]));
+    assert!(line.contains("in use by process"), "{line}");
+    close(cache, &home);
+    printed(&on("verify", &home, &[]), 0);
+    let there: Vec<_> = records(&home).into_iter().filter(|record| record.drive == 1).collect();
+
+    flip_in_chunk(&other, &there[1], 5000);
+    let report = json(&on("verify", &home, &["--json"]), 1);
+    assert_eq!((&report["chunks"], &report["bad_chunks"]), (&CHUNKS.into(), &1.into()));
+    let bad = &report["bad"][0];
+    assert_eq!((&bad["drive"], &bad["key"]), (&1.into(), &there[1].key.to_string().into()));
+
+    // Found by their headers, without the one that is not right.
+    flip(&home.join(CHECKPOINT_FILE), 200);
+    let report = json(&on("verify", &home, &["--json"]), 1);
+    assert_eq!(report["chunks"], CHUNKS - 1);
+    flip(&home.join(CHECKPOINT_FILE), 200);
+
+    fs::remove_file(data_path(&other)).unwrap();
+    let report = json(&on("verify", &home, &["--json"]), 1);
+    assert_eq!((&report["chunks"], &report["bad_chunks"]), (&CHUNKS.into(), &there.len().into()));
+    let bad = report["bad"].as_array().unwrap();
+    assert!(bad.iter().all(|bad| bad["kind"] == "unreadable" && bad["drive"] == 1), "{bad:?}");
+    assert!(bad[0]["reason"].as_str().unwrap().contains("/other"));
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use forebay::Value;
 use forebay::config::{KEYS, Resolved, environment};
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
@@ -38,13 +39,7 @@ impl Config {
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let out = PyDict::new(py);
         for key in KEYS {
-            match self.resolved.config.value(key.name) {
-                Some(Value::Bool(value)) => out.set_item(key.name, value)?,
-                Some(Value::Int(value)) => out.set_item(key.name, value)?,
-                Some(Value::Float(value)) => out.set_item(key.name, value)?,
-                Some(Value::Text(value)) => out.set_item(key.name, value)?,
-                _ => out.set_item(key.name, py.None())?,
-            }
+            out.set_item(key.name, object(py, self.resolved.config.value(key.name))?)?;
         }
         Ok(out)
     }
@@ -56,6 +51,21 @@ impl Config {
 
     fn __repr__(&self) -> String {
         format!("{:?}", self.resolved.config)
+    }
+}
+
+/// A value as Python has it.
+fn object(py: Python<'_>, value: Option<Value>) -> PyResult<Bound<'_, PyAny>> {
+    match value {
+        Some(Value::Bool(value)) => value.into_bound_py_any(py),
+        Some(Value::Int(value)) => value.into_bound_py_any(py),
+        Some(Value::Float(value)) => value.into_bound_py_any(py),
+        Some(Value::Text(value)) => value.into_bound_py_any(py),
+        Some(Value::List(items)) => {
+            let items = items.into_iter().map(|item| object(py, Some(item)));
+            items.collect::<PyResult<Vec<_>>>()?.into_bound_py_any(py)
+        }
+        Some(Value::Null | Value::Map(_)) | None => Ok(py.None().into_bound(py)),
     }
 }
 

@@ -8,8 +8,7 @@ use forebay::catalog::Plan;
 use forebay::config::DirectIo;
 use forebay::control;
 use forebay::mover::{Batch, Job, Verdict};
-use forebay::tier::disk::block_file::OsBlockFile;
-use forebay::tier::disk::directory::data_path;
+use forebay::tier::disk::directory::open_data_files;
 use forebay::{ChunkKey, LoadStatus, Reason};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -253,9 +252,8 @@ impl Mover {
     fn new(py: Python<'_>, config: &Config, chunk_bytes: u64) -> PyResult<Self> {
         let config = &config.resolved.config;
         let start = || {
-            let directory = config.local_disk.clone().unwrap_or_default();
-            let (path, direct) = (data_path(&directory), config.disk_direct_io == DirectIo::Auto);
-            let open = move || Ok(Arc::new(OsBlockFile::open(&path, direct)?) as _);
+            let (directories, direct) = (config.local_disk.clone(), config.disk_direct_io == DirectIo::Auto);
+            let open = move || open_data_files(&directories, direct);
             forebay::Mover::start_late(config, chunk_bytes, Box::new(open))
         };
         let mover = Arc::new(py.detach(start).map_err(|error| raise(py, &error))?);

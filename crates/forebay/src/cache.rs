@@ -16,7 +16,8 @@ use crate::following::Following;
 use crate::key::{ChunkKey, Namespace};
 use crate::mover::{Batch, Job, Mover, MoverStats, Sink, Source, Verdict};
 use crate::outcome::{LoadOutcome, LoadStatus, Reason, StoreOutcome, StoreStatus, Tier};
-use crate::tier::disk::block_file::{BlockFile, OsBlockFile};
+use crate::tier::disk::block_file::BlockFile;
+use crate::tier::disk::data_files::DataFiles;
 
 /// Called with the end of each chunk of a store.
 pub type OnStored = Arc<dyn Fn(&StoreOutcome) + Send + Sync>;
@@ -50,7 +51,8 @@ impl Cache {
         Self::open_with(config, chunk_bytes, namespace, |file| file)
     }
 
-    /// As [`Self::open`], with `wrap` around the data file: the place for faults, delays and limits in tests.
+    /// As [`Self::open`], with `wrap` around each data file, in the order of their drives: the place for faults, delays and
+    /// limits in tests.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -58,13 +60,13 @@ impl Cache {
         config: &Config,
         chunk_bytes: u64,
         namespace: Option<&Namespace>,
-        wrap: impl FnOnce(Arc<dyn BlockFile>) -> Arc<dyn BlockFile>,
+        wrap: impl FnMut(Arc<dyn BlockFile>) -> Arc<dyn BlockFile>,
     ) -> Result<Self> {
         // What is wrong with the configuration is said before anything is touched.
         config.staging_slots(chunk_bytes)?;
         let control = Arc::new(ControlPlane::open(config, chunk_bytes, namespace)?);
-        let file = OsBlockFile::open(&control.data_path(), config.disk_direct_io == DirectIo::Auto)?;
-        let mover = Mover::start(config, chunk_bytes, wrap(Arc::new(file)))?;
+        let files = DataFiles::open(control.data_paths(), config.disk_direct_io == DirectIo::Auto)?;
+        let mover = Mover::start(config, chunk_bytes, files.wrapped(wrap))?;
         Ok(Self { control, mover, following: Arc::default(), chunk_bytes })
     }
 

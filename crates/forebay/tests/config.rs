@@ -91,7 +91,7 @@ fn defaults_are_those_of_the_table() {
         local_cpu: false,
         use_only_staging_buffer: false,
         max_local_cpu_bytes: 5 * GIB,
-        local_disk: Some("/kv".into()),
+        local_disk: vec!["/kv".into()],
         max_local_disk_bytes: 100 * GIB,
         remote_url: None,
         cache_policy: CachePolicy::Lru,
@@ -247,7 +247,7 @@ fn of_lmcaches_variables_only_shared_keys_are_read() {
         ]),
         [],
     ));
-    assert_eq!(resolved.config.local_disk, Some("/kv/".into()));
+    assert_eq!(resolved.config.local_disk, [Path::new("/kv/")]);
     assert_eq!(resolved.config.disk_sync, DiskSync::None);
     assert_eq!(resolved.config.disk_direct_io, DirectIo::Off);
     assert_eq!(
@@ -308,7 +308,11 @@ fn wrong_values_are_refused_with_key_value_origin_and_remedy() {
         ("local_disk: s3://bucket", ["`local_disk` is \"s3://bucket\"", "file ", "remote_url"]),
         ("local_disk: ~/kv", ["`local_disk` is \"~/kv\"", "file ", "not expanded"]),
         ("local_disk: \"/k\\0v\"", ["`local_disk` is", "file ", "NUL"]),
-        ("local_disk: [/a, /b]", ["`local_disk` is a list", "file ", "a path"]),
+        ("local_disk: []", ["`local_disk` is a list", "file ", "the list is empty"]),
+        ("local_disk: [/a, 7]", ["`local_disk` is a list", "file ", "or a list of up to 16"]),
+        ("local_disk: [/a, ~/b]", ["`local_disk` is a list", "\"~/b\": `~` is not", "whole path"]),
+        ("local_disk: [/a, /b, /a]", ["`local_disk` is a list", "file ", "/a is named twice"]),
+        ("local_disk: /a,file:///a/", ["`local_disk` is \"/a,file:///a/\"", "file ", "/a/ is named twice"]),
         ("remote_url: localhost", ["`remote_url` is \"localhost\"", "file ", "scheme://"]),
         ("cache_salt: 7", ["`cache_salt` is given", "file ", "in quotes"]),
     ] {
@@ -346,15 +350,43 @@ fn values_are_read_as_people_write_them() {
     for (written, path) in
         [("/kv", "/kv"), ("file:///kv/", "/kv/"), ("cache/kv", "cache/kv"), ("/a,b", "/a,b")]
     {
-        assert_eq!(accepted(with(&format!("local_disk: {written}"))).config.local_disk, Some(path.into()));
+        let resolved = accepted(with(&format!("local_disk: {written}")));
+        assert_eq!(resolved.config.local_disk, [Path::new(path)]);
+        assert_eq!(resolved.config.value("local_disk"), Some(path.into()));
     }
 }
 
 #[test]
-fn of_several_directories_the_first_is_used_and_said_so() {
-    let resolved = accepted(with("local_disk: 'file:///a/kv, file:///b/kv'"));
-    assert_eq!(resolved.config.local_disk, Some("/a/kv".into()));
-    warns(&resolved, &["`local_disk`", "2 directories", "/a/kv"]);
+fn several_directories_are_a_list_or_a_text_of_whole_paths() {
+    let paths = ["/a/kv", "/b/kv"].map(PathBuf::from);
+    let list = accepted(with("local_disk: [/a/kv, file:///b/kv]"));
+    for several in [
+        list.clone(),
+        accepted(with("local_disk: 'file:///a/kv, /b/kv'")),
+        accepted(from_env(&[("FOREBAY_LOCAL_DISK", "/a/kv,/b/kv")])),
+        accepted(from_env(&[
+            ("FOREBAY_LOCAL_DISK", ""),
+            ("LMCACHE_LOCAL_DISK", "file:///a/kv,file:///b/kv"),
+        ])),
+    ] {
+        assert_eq!(several.config.local_disk, paths);
+        assert!(several.warnings.is_empty(), "{:?}", several.warnings);
+    }
+    let shown = list.config.value("local_disk").unwrap();
+    assert_eq!(shown.to_string(), "/a/kv, /b/kv");
+    let again =
+        Config::from_values([("local_disk", shown), ("max_local_disk_size", 1.into())]).unwrap().config;
+    assert_eq!(again.local_disk, paths, "what is shown can be given");
+
+    let with_commas = accepted(with("local_disk: ['/a,/b', c/d]"));
+    assert_eq!(with_commas.config.local_disk, ["/a,/b", "c/d"].map(PathBuf::from));
+    assert_eq!(accepted(with("local_disk: /a,b/c,d")).config.local_disk, [Path::new("/a,b/c,d")]);
+    let most: Vec<String> = (0..17).map(|number| format!("/kv{number}")).collect();
+    assert_eq!(accepted(with(&format!("local_disk: {}", most[1..].join(",")))).config.local_disk.len(), 16);
+    refused(
+        with(&format!("local_disk: {}", most.join(","))),
+        &["`local_disk`", "17 directories", "the most is 16"],
+    );
 }
 
 #[test]
@@ -604,7 +636,7 @@ fn holds_its_limits(resolved: &Resolved) {
     assert!(config.disk_min_free_bytes <= 16 << 40);
     assert!((2..=64).contains(&config.disk_io_threads));
     assert!((1..=1 << 24).contains(&config.max_queued_chunks));
-    assert!(!config.local_cpu && config.local_disk.is_some());
+    assert!(!config.local_cpu && (1..=16).contains(&config.local_disk.len()));
     for wait in [config.load_timeout, config.store_timeout] {
         assert!((Duration::from_millis(1)..=Duration::from_hours(1)).contains(&wait));
     }

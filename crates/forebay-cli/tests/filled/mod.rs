@@ -21,9 +21,16 @@ pub(crate) const CHUNKS: u64 = 6;
 
 /// Opens a cache of 8 MiB in `directory`.
 pub(crate) fn open(directory: &Path) -> Cache {
+    open_all(&[directory])
+}
+
+/// Opens a cache of 8 MiB in each of these directories.
+pub(crate) fn open_all(directories: &[&Path]) -> Cache {
+    let paths = directories.iter().map(|path| Value::from(path.to_str().unwrap())).collect();
+    let count = u32::try_from(directories.len()).unwrap();
     let config = Config::from_values([
-        ("local_disk", Value::from(directory.to_str().unwrap())),
-        ("max_local_disk_size", Value::from(0.007_812_5)),
+        ("local_disk", Value::List(paths)),
+        ("max_local_disk_size", Value::from(0.007_812_5 * f64::from(count))),
         ("disk_min_free_size", Value::from(0.0)),
         ("local_cpu", Value::from(false)),
         ("use_only_staging_buffer", Value::from(true)),

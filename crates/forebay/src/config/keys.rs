@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::catalog::DRIVES_MAX;
+
 /// Bytes of a GiB, the unit of every size in the configuration.
 pub(super) const GIB: u64 = 1 << 30;
 
@@ -63,8 +65,8 @@ pub enum Kind {
         /// The most, in seconds.
         max: u32,
     },
-    /// A directory.
-    Directory,
+    /// One or several directories.
+    Directories,
     /// A URL; it may hold credentials, so it is never shown whole.
     Url,
     /// Text of at most `max_bytes` that is never shown.
@@ -98,7 +100,9 @@ impl fmt::Display for Kind {
                 write!(f, "a number of GiB above 0, at most {}", max_bytes / GIB)
             }
             Self::Seconds { max } => write!(f, "a number of seconds above 0, at most {max}"),
-            Self::Directory => f.write_str("a path, plain or as file:///path"),
+            Self::Directories => {
+                write!(f, "a path, plain or as file:///path, or a list of up to {DRIVES_MAX}")
+            }
             Self::Url => f.write_str("a URL: scheme://…"),
             Self::Secret { max_bytes } => write!(f, "text of at most {max_bytes} bytes"),
             Self::Policy => f.write_str("LRU"),
@@ -147,9 +151,9 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "local_disk",
-        kind: Kind::Directory,
+        kind: Kind::Directories,
         default: None,
-        meaning: "The directory of the disk tier. One cache at a time owns it.",
+        meaning: "The directory of the disk tier, or one for each of several drives; the first is home. One cache at a time owns them.",
         remedy: "Set local_disk to a directory on a local drive, for example /nvme/kv",
         shared: true,
     },
@@ -157,7 +161,7 @@ pub const KEYS: &[Key] = &[
         name: "max_local_disk_size",
         kind: Kind::Size { min_bytes: SIZE_BYTES_MIN, max_bytes: DISK_BYTES_MAX },
         default: None,
-        meaning: "The bound on disk space below local_disk. Has to be set when local_disk is.",
+        meaning: "The bound on disk space below local_disk, all directories together, an even part for each. Has to be set when local_disk is.",
         remedy: "Set max_local_disk_size to the disk space in GiB that the cache may use, for example 100",
         shared: true,
     },
@@ -190,7 +194,7 @@ pub const KEYS: &[Key] = &[
         name: "disk_min_free_size",
         kind: Kind::Size { min_bytes: 0, max_bytes: DISK_BYTES_MAX },
         default: Some("1.0"),
-        meaning: "Free space that is left on the file system of local_disk, whatever max_local_disk_size allows.",
+        meaning: "Free space that is left on each file system of local_disk, whatever max_local_disk_size allows.",
         remedy: "Set disk_min_free_size to the GiB to leave free, for example 1.0",
         shared: false,
     },

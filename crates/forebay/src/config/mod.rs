@@ -56,9 +56,11 @@ pub struct Config {
     pub use_only_staging_buffer: bool,
     /// Bound on CPU memory, in bytes (`max_local_cpu_size`).
     pub max_local_cpu_bytes: u64,
-    /// Directory of the disk tier. Always set in this version.
-    pub local_disk: Option<PathBuf>,
-    /// Bound on disk space, in bytes (`max_local_disk_size`). Above zero where `local_disk` is set.
+    /// Directories of the disk tier, one for each drive, the first of them home. In this version there is at least one,
+    /// and at most [`DRIVES_MAX`](crate::catalog::DRIVES_MAX); none stands there twice.
+    pub local_disk: Vec<PathBuf>,
+    /// Bound on disk space, in bytes, all directories together (`max_local_disk_size`). Above zero where `local_disk` is
+    /// set.
     pub max_local_disk_bytes: u64,
     /// Store of the remote tier, credentials included. Not used in this version.
     pub remote_url: Option<String>,
@@ -66,7 +68,7 @@ pub struct Config {
     pub cache_policy: CachePolicy,
     /// When written chunks are made durable.
     pub disk_sync: DiskSync,
-    /// Free space to leave on the file system of `local_disk`, in bytes (`disk_min_free_size`).
+    /// Free space to leave on each file system of `local_disk`, in bytes (`disk_min_free_size`).
     pub disk_min_free_bytes: u64,
     /// Whether the page cache is bypassed.
     pub disk_direct_io: DirectIo,
@@ -242,7 +244,14 @@ impl Config {
             "local_cpu" => self.local_cpu.into(),
             "use_only_staging_buffer" => self.use_only_staging_buffer.into(),
             "max_local_cpu_size" => gib(self.max_local_cpu_bytes).into(),
-            "local_disk" => self.local_disk.as_ref().map(|path| path.to_string_lossy().into_owned()).into(),
+            "local_disk" => {
+                let shown = |path: &PathBuf| Value::Text(path.to_string_lossy().into_owned());
+                match self.local_disk.as_slice() {
+                    [] => Value::Null,
+                    [path] => shown(path),
+                    paths => Value::List(paths.iter().map(shown).collect()),
+                }
+            }
             "max_local_disk_size" => {
                 (self.max_local_disk_bytes > 0).then(|| gib(self.max_local_disk_bytes)).into()
             }

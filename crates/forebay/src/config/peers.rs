@@ -92,7 +92,7 @@ pub const PEER_KEYS: &[PeerKey] = &[
     ),
     different(
         "local_disk",
-        "plain or `file://`; one directory: of a list the first is used, with a warning; what it holds is found again after a restart",
+        "plain or `file://`; of several directories every one is used by one cache, in even parts; what they hold is found again after a restart",
     ),
     different(
         "max_local_disk_size",
@@ -137,7 +137,7 @@ pub const PEER_KEYS: &[PeerKey] = &[
     none("enable_async_loading", "loading is always asynchronous"),
     none("retrieve_locations", "tiers are looked up in a fixed order"),
     none("store_location", "a chunk is stored on the disk tier"),
-    none("local_disk_path_sharding", "one directory is used"),
+    none("local_disk_path_sharding", "chunks are spread over all directories of local_disk"),
     // Lookup
     none("lookup_timeout_ms", LOOKUP),
     none("lookup_server_worker_ids", LOOKUP),

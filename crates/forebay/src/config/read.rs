@@ -12,6 +12,7 @@ use super::source::{Given, Origin};
 use super::suggest;
 use super::value::Value;
 use super::{CachePolicy, DirectIo, DiskSync, IoEngineChoice};
+use crate::catalog::DRIVES_MAX;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Longest path, in bytes, the end marker that the system adds included.
@@ -128,40 +129,41 @@ impl Field {
         }
     }
 
-    /// The directory, and a warning if only a part of what was written is used.
-    pub(super) fn directory(&self) -> Result<(Option<PathBuf>, Option<String>)> {
-        let text = match &self.value {
-            Value::Null => return Ok((None, None)),
-            Value::Text(text) => text.trim(),
+    /// The directories, in their order; none where nothing is set.
+    pub(super) fn directories<'a>(&'a self) -> Result<Vec<PathBuf>> {
+        let texts: Vec<&str> = match &self.value {
+            Value::Null => return Ok(Vec::new()),
+            Value::Text(text) => paths_in(text.trim()),
+            Value::List(items) => {
+                let text = |item: &'a Value| match item {
+                    Value::Text(text) => Ok(text.trim()),
+                    _ => Err(self.expected()),
+                };
+                items.iter().map(text).collect::<Result<_>>()?
+            }
             _ => return Err(self.expected()),
         };
-        let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-        let is_list =
-            parts.len() > 1 && parts.iter().all(|part| part.starts_with('/') || part.starts_with("file://"));
-        let one = if is_list { parts[0] } else { text };
-        let path = one.strip_prefix("file://").unwrap_or(one);
-        let why = if path.is_empty() {
-            "the path is empty"
-        } else if path.contains("://") {
-            "that is a URL, which is for remote_url"
-        } else if path == "~" || path.starts_with("~/") {
-            "`~` is not expanded; write the whole path"
-        } else if path.contains('\0') {
-            "a path cannot hold a NUL byte"
-        } else if path.len() >= PATH_BYTES_MAX {
-            "the path is too long"
-        } else {
-            let warning = is_list.then(|| {
-                format!(
-                    "`{}` ({}) names {} directories: this version uses one, {path}",
-                    self.key.name,
-                    self.origin,
-                    parts.len()
-                )
-            });
-            return Ok((Some(PathBuf::from(path)), warning));
-        };
-        Err(self.refused(why))
+        if texts.is_empty() {
+            return Err(self.refused("the list is empty"));
+        }
+        if texts.len() > DRIVES_MAX {
+            return Err(
+                self.refused(&format!("it has {} directories, and the most is {DRIVES_MAX}", texts.len()))
+            );
+        }
+        let mut directories = Vec::with_capacity(texts.len());
+        for text in &texts {
+            let directory = directory(text).map_err(|why| match texts.len() {
+                1 => self.refused(why),
+                _ => self.refused(&format!("{}: {why}", Value::from(*text).shown())),
+            })?;
+            if directories.contains(&directory) {
+                return Err(self
+                    .refused(&format!("{} is named twice; name each directory once", directory.display())));
+            }
+            directories.push(directory);
+        }
+        Ok(directories)
     }
 
     pub(super) fn url(&self) -> Result<Option<String>> {
@@ -251,5 +253,31 @@ impl Field {
             _ => return Err(self.expected()),
         };
         if number.is_finite() { Ok(number) } else { Err(self.expected()) }
+    }
+}
+
+/// The paths in a text: several, if there are commas and each part is a whole path, which begins with `/` or `file://`;
+/// else one, that may have commas in it.
+fn paths_in(text: &str) -> Vec<&str> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    let are_paths = parts.iter().all(|part| part.starts_with('/') || part.starts_with("file://"));
+    if are_paths { parts } else { vec![text] }
+}
+
+/// The directory that a text names, or why it names none.
+fn directory(text: &str) -> std::result::Result<PathBuf, &'static str> {
+    let path = text.strip_prefix("file://").unwrap_or(text);
+    if path.is_empty() {
+        Err("the path is empty")
+    } else if path.contains("://") {
+        Err("that is a URL, which is for remote_url")
+    } else if path == "~" || path.starts_with("~/") {
+        Err("`~` is not expanded; write the whole path")
+    } else if path.contains('\0') {
+        Err("a path cannot hold a NUL byte")
+    } else if path.len() >= PATH_BYTES_MAX {
+        Err("the path is too long")
+    } else {
+        Ok(PathBuf::from(path))
     }
 }

@@ -27,8 +27,7 @@ pub(super) fn resolve(mut given: Given) -> Result<Resolved> {
     }
     let (cache_policy, warning) = get("cache_policy").policy()?;
     warnings.extend(warning);
-    let (local_disk, warning) = get("local_disk").directory()?;
-    warnings.extend(warning);
+    let local_disk = get("local_disk").directories()?;
     let remote_url = get("remote_url").url()?;
 
     let config = Config {
@@ -36,7 +35,7 @@ pub(super) fn resolve(mut given: Given) -> Result<Resolved> {
         local_cpu: false,
         use_only_staging_buffer,
         max_local_cpu_bytes: bytes(&get("max_local_cpu_size"))?,
-        max_local_disk_bytes: disk_bytes(&get("max_local_disk_size"), local_disk.is_some())?,
+        max_local_disk_bytes: disk_bytes(&get("max_local_disk_size"), !local_disk.is_empty())?,
         local_disk,
         remote_url,
         cache_policy,
@@ -110,27 +109,27 @@ fn tiers(
 ) -> Result<()> {
     let remedy =
         "Set local_disk to a directory on a local drive and max_local_disk_size to the GiB it may use";
-    match (&config.local_disk, &config.remote_url) {
-        (None, None) => Err(Error::new(
+    match (config.local_disk.is_empty(), &config.remote_url) {
+        (true, None) => Err(Error::new(
             ErrorKind::Config,
             format!(
                 "neither `local_disk` nor `remote_url` is set: there is no tier to keep chunks in. {remedy}"
             ),
         )),
-        (None, Some(_)) => Err(Error::new(
+        (true, Some(_)) => Err(Error::new(
             ErrorKind::Config,
             format!(
                 "`remote_url` is set ({}) and `local_disk` is not: this version has no remote tier yet. {remedy}",
                 origins["remote_url"]
             ),
         )),
-        (Some(_), Some(_)) => {
+        (false, Some(_)) => {
             warnings.push(format!(
                 "`remote_url` ({}) is ignored: this version has no remote tier yet; chunks go to local_disk",
                 origins["remote_url"]
             ));
             Ok(())
         }
-        (Some(_), None) => Ok(()),
+        (false, None) => Ok(()),
     }
 }

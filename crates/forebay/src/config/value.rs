@@ -56,6 +56,10 @@ impl fmt::Display for Value {
         match self {
             Self::Null => f.write_str("-"),
             Self::Text(it) => f.write_str(it),
+            Self::List(items) => {
+                let items: Vec<_> = items.iter().map(ToString::to_string).collect();
+                f.write_str(&items.join(", "))
+            }
             other => f.write_str(&other.shown()),
         }
     }

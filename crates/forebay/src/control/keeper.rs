@@ -9,7 +9,6 @@ use super::{Phase, Shared, State};
 use crate::catalog::{ChunkRecord, Entry};
 use crate::config::DiskSync;
 use crate::error::{Error, Result};
-use crate::tier::disk::block_file::BlockFile;
 use crate::tier::disk::journal::{SEGMENT_RECORDS, write_checkpoint};
 
 /// Between a checkpoint that failed and the next.

@@ -12,6 +12,7 @@ mod keeper;
 mod lookup;
 mod stats;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,11 +25,11 @@ use stats::{Counters, add};
 use crate::catalog::{Catalog, Entry, LoadDecision, LookupDecision, Plan, StoreDecision, Ticket};
 use crate::config::{Config, DirectIo, DiskSync};
 use crate::crew::{Crew, JOIN_PATIENCE};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::key::{ChunkKey, Namespace};
 use crate::outcome::{LoadStatus, Reason};
-use crate::tier::disk::block_file::OsBlockFile;
-use crate::tier::disk::directory::{Directory, Opened, Settings, data_path};
+use crate::tier::disk::data_files::DataFiles;
+use crate::tier::disk::directory::{Directory, Opened, Settings};
 use crate::tier::disk::journal::Journal;
 
 /// See the module's documentation.
@@ -41,7 +42,7 @@ pub struct ControlPlane {
 struct Shared {
     directory: Directory,
     disk_sync: DiskSync,
-    data: OsBlockFile,
+    data: DataFiles,
     state: Mutex<State>,
     wake: Condvar,
     counters: Counters,
@@ -103,20 +104,14 @@ fn now_ms() -> u64 {
 }
 
 impl ControlPlane {
-    /// Opens the directory that the configuration names, for chunks of up to `chunk_bytes` payload bytes.
-    /// `namespace` is noted in the directory for people to read.
+    /// Opens the directories that the configuration names, for chunks of up to `chunk_bytes` payload bytes.
+    /// `namespace` is noted in home for people to read.
     ///
     /// # Errors
     /// When the configuration does not fit or the directory cannot be used: see [`Directory::open`].
     pub fn open(config: &Config, chunk_bytes: u64, namespace: Option<&Namespace>) -> Result<Self> {
-        let path = config.local_disk.clone().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Config,
-                "local_disk is not set; name the directory that is to hold the cache",
-            )
-        })?;
         let settings = Settings {
-            path,
+            directories: config.local_disk.clone(),
             capacity_bytes: config.max_local_disk_bytes,
             min_free_bytes: config.disk_min_free_bytes,
             chunk_bytes,
@@ -127,7 +122,7 @@ impl ControlPlane {
         if let Some(namespace) = namespace {
             directory.describe(namespace)?;
         }
-        let data = OsBlockFile::open(&data_path(directory.path()), settings.direct_io)?;
+        let data = DataFiles::open(directory.data_paths(), settings.direct_io)?;
         let state = State {
             catalog,
             journal,
@@ -305,13 +300,13 @@ impl ControlPlane {
         ControlStats::of(&self.shared)
     }
 
-    /// The directory's data file.
-    pub fn data_path(&self) -> std::path::PathBuf {
-        data_path(self.shared.directory.path())
+    /// The data file of each drive.
+    pub fn data_paths(&self) -> &[(u8, PathBuf)] {
+        self.shared.directory.data_paths()
     }
 
-    /// Takes no more plans, writes a checkpoint, ends the thread and gives the directory back. Outcomes of open plans
-    /// are still taken; while a write is open the directory stays this one's, until the last who uses it is gone.
+    /// Takes no more plans, writes a checkpoint, ends the thread and gives the directories back. Outcomes of open plans
+    /// are still taken; while a write is open they stay this one's, until the last who uses it is gone.
     pub fn close(&self) {
         {
             let mut state = self.shared.state.lock();

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Shared;
 use crate::catalog::BLOCK_BYTES;
-use crate::tier::disk::block_file::BlockFile;
 
 #[derive(Default)]
 pub(super) struct Counters {
@@ -69,7 +68,7 @@ pub struct ControlStats {
     pub journal_interrupted: u64,
     /// Why the index was rebuilt from the headers at the start, if it was.
     pub rebuilt: Option<String>,
-    /// Whether data goes past the page cache.
+    /// Whether data goes past the page cache, on all drives.
     pub direct_io: bool,
 }
 

@@ -43,8 +43,8 @@ use crate::memory::Pages;
 use crate::outcome::Reason;
 use crate::queue::{JobQueue, NotTaken};
 use crate::staging::{Class, Lease, Refusal, Staging, Usage};
-use crate::tier::disk::block_file::BlockFile;
-use crate::tier::disk::engine::{ChunkTransfer, Direction, LateEngine, OpenFile};
+use crate::tier::disk::data_files::DataFiles;
+use crate::tier::disk::engine::{ChunkTransfer, Direction, LateEngine, OpenFiles};
 use crate::tier::disk::header::{self, Corruption};
 
 /// The longest that closing waits for what is under way.
@@ -200,22 +200,22 @@ struct Shared {
 }
 
 impl Mover {
-    /// A mover on a data file, for chunks of up to `chunk_bytes` payload bytes.
+    /// A mover on the data files of a tier's drives, for chunks of up to `chunk_bytes` payload bytes.
     ///
     /// # Errors
-    /// When the configured staging memory is less than two chunks or not to be had, or the file cannot be moved from
+    /// When the configured staging memory is less than two chunks or not to be had, or the files cannot be moved from
     /// and to as the configuration says.
-    pub fn start(config: &Config, chunk_bytes: u64, file: Arc<dyn BlockFile>) -> Result<Self> {
-        let mover = Self::start_late(config, chunk_bytes, Box::new(move || Ok(Arc::clone(&file))))?;
+    pub fn start(config: &Config, chunk_bytes: u64, files: DataFiles) -> Result<Self> {
+        let mover = Self::start_late(config, chunk_bytes, Box::new(move || Ok(files.clone())))?;
         mover.shared.engine.get()?;
         Ok(mover)
     }
 
-    /// As [`Self::start`], on a data file that is opened with the first transfer.
+    /// As [`Self::start`], on data files that are opened with the first transfer.
     ///
     /// # Errors
     /// When the configured staging memory is less than two chunks or not to be had.
-    pub fn start_late(config: &Config, chunk_bytes: u64, open: OpenFile) -> Result<Self> {
+    pub fn start_late(config: &Config, chunk_bytes: u64, open: OpenFiles) -> Result<Self> {
         let slots = config.staging_slots(chunk_bytes)?;
         let staging = Staging::new(slots, usize::try_from(chunk_bytes).unwrap_or(usize::MAX))?;
         let engine =
@@ -288,7 +288,7 @@ impl Mover {
             corrupt: read(&shared.counters.corrupt),
             io_errors: read(&shared.counters.io_errors),
             timed_out: read(&shared.counters.timed_out),
-            direct_io: shared.engine.started().is_some_and(|started| started.file.is_direct()),
+            direct_io: shared.engine.started().is_some_and(|started| started.files.is_direct()),
             io_engine: shared.engine.started().map_or("not started", |started| started.engine.name()),
         }
     }
@@ -383,7 +383,7 @@ impl Shared {
             let (open, lease, lent) = (open, lease, lent);
             drop(lent);
             drop(lease);
-            let outcome = outcome.and_then(|()| sync.map_or(Ok(()), |shared| shared.sync()));
+            let outcome = outcome.and_then(|()| sync.map_or(Ok(()), |shared| shared.sync(record.drive)));
             match &outcome {
                 Ok(()) => counters.written_bytes.fetch_add(u64::from(record.length), Ordering::Relaxed),
                 Err(_) => counters.io_errors.fetch_add(1, Ordering::Relaxed),
@@ -437,9 +437,9 @@ impl Shared {
         }
     }
 
-    /// Makes what was written survive a power loss.
-    fn sync(&self) -> std::io::Result<()> {
-        self.engine.started().map_or(Ok(()), |started| started.file.sync())
+    /// Makes what was written to a drive survive a power loss.
+    fn sync(&self, drive: u8) -> std::io::Result<()> {
+        self.engine.started().map_or(Ok(()), |started| started.files.get(drive)?.sync())
     }
 }
 

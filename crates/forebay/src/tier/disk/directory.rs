@@ -1,21 +1,22 @@
-//! A cache directory, opened by its one owner.
+//! The directories of a cache, opened by their one owner: home, which has the journal, and one for each further drive.
 //!
-//! Promises: at most one process owns a directory; bytes in it never exceed the capacity given, journal and
-//! checkpoint included; what is in it is in the catalog when it is open. Opening never changes what is not Forebay's.
+//! Promises: at most one process owns a directory; bytes in all of them never exceed the capacity given, journal and
+//! checkpoint included, nor those in one its even share; what is in them is in the catalog when they are open. Opening
+//! never changes what is not Forebay's.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
-use super::block_file::OsBlockFile;
 use super::capacity::{Division, reserve_space};
-use super::format_file::{read_format, write_format};
+use super::data_files::DataFiles;
+use super::format_file::read_format;
 use super::journal::{Journal, SEGMENT_RECORDS, write_checkpoint};
 use super::lock::Lock;
+use super::members::{Member, Members};
 use super::namespaces::describe;
-use super::recovery::{Found, read_journal, rebuild};
-use crate::catalog::{BLOCK_BYTES, Catalog, ChunkRecord, EPOCH_MAX, Entry, Limits};
+use super::recovery::{DriveData, Found, read_journal, rebuild};
+use crate::catalog::{BLOCK_BYTES, Catalog, ChunkRecord, DRIVES_MAX, EPOCH_MAX, Entry, Limits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
 
@@ -24,14 +25,14 @@ const DATA_FILE: &str = "data";
 /// Tickets a catalog keeps open at most: lookups, loads and stores under way. Each costs about 100 bytes.
 const TICKETS_MAX: u32 = 1 << 20;
 
-/// How a directory is to be opened.
+/// How a cache's directories are to be opened.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The directory; made if it is not there.
-    pub path: PathBuf,
-    /// Bytes it may hold, all files together.
+    /// The directories, one on each drive, home first; made if they are not there.
+    pub directories: Vec<PathBuf>,
+    /// Bytes they may hold, all files together, in even shares.
     pub capacity_bytes: u64,
-    /// Bytes to leave free on the file system.
+    /// Bytes to leave free on each file system.
     pub min_free_bytes: u64,
     /// Payload bytes of the largest chunk.
     pub chunk_bytes: u64,
@@ -39,21 +40,22 @@ pub struct Settings {
     pub direct_io: bool,
 }
 
-/// An owned directory. The lock goes with it.
+/// The owned directories of a cache. The locks go with it.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
+    data_paths: Vec<(u8, PathBuf)>,
     epoch: u32,
     journal_records_max: u64,
-    lock: Mutex<Option<Lock>>,
+    locks: Mutex<Vec<Lock>>,
 }
 
 /// What opening a directory gives.
 #[derive(Debug)]
 pub struct Opened {
-    /// The directory, locked.
+    /// The directories, locked.
     pub directory: Directory,
-    /// All that is in it.
+    /// All that is in them.
     pub catalog: Catalog,
     /// A fresh segment.
     pub journal: Journal,
@@ -66,28 +68,19 @@ pub struct Opened {
 }
 
 impl Directory {
-    /// Opens a directory and reads what is in it.
+    /// Opens a cache's directories and reads what is in them.
     ///
     /// # Errors
-    /// With a message that says what to do: not to be made or written, owned by another process, not Forebay's or of
-    /// a format this version does not read, no room.
+    /// With a message that says what to do: not to be made or written, owned by another process, not Forebay's, of
+    /// another cache or of a format this version does not read, no room.
     pub fn open(settings: &Settings) -> Result<Opened> {
         let division = Division::of(settings)?;
-        let path = &settings.path;
-        fs::create_dir_all(path).map_err(|error| {
-            let path = path.display();
-            Error::io(
-                format!("using {path} as local_disk: it must be a directory that this user may write to"),
-                error,
-            )
-        })?;
-        let mut lock = Lock::take(path)?;
-        let format = read_format(path)?;
-        let mut found = read_journal(path)?;
-        let data_bytes = fs::metadata(data_path(path)).map_or(0, |data| data.len());
+        let mut members = Members::gather(&settings.directories)?;
+        let path = members.home().to_owned();
+        let mut found = read_journal(&path)?;
         let mut rebuilt = None;
         let mut void = false;
-        if data_bytes == 0 {
+        if !members.have_data() {
             // Without data, whatever the journal says is void.
             void = !found.is_empty();
             found.records.clear();
@@ -95,18 +88,15 @@ impl Directory {
             found.damage.take().or_else(|| found.is_empty().then(|| "it is missing".into()))
         {
             tracing::warn!(directory = %path.display(), damage, "cannot use the journal; reading the chunks' headers");
-            let blocks = u32::try_from(data_bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
-            let file = OsBlockFile::open(&data_path(path), settings.direct_io)?;
             let next_segment = found.next_segment;
-            found = rebuild(&file, blocks)
-                .map_err(|error| Error::io(format!("reading {}", data_path(path).display()), error))?;
-            if format.is_none() && found.records.is_empty() {
-                return Err(not_ours(path));
+            found = found_by_headers(members.list(), settings.direct_io)?;
+            if !members.home_is_noted() && found.records.iter().all(|record| record.drive != 0) {
+                return Err(not_ours(&path));
             }
             found.next_segment = next_segment;
             rebuilt = Some(damage);
         }
-        let epoch = found.epoch.max(format.map_or(0, |format| format.epoch)) + 1;
+        let epoch = found.epoch.max(members.epoch()) + 1;
         if epoch > EPOCH_MAX {
             let message = format!(
                 "{} was opened {EPOCH_MAX} times, the most its format counts; empty it",
@@ -114,22 +104,17 @@ impl Directory {
             );
             return Err(Error::new(ErrorKind::Format, message));
         }
-        lock.sign().map_err(|error| Error::io(format!("signing the lock of {}", path.display()), error))?;
-        write_format(path, epoch)?;
-        let division = reserve_space(settings, division)?;
+        members.settle(epoch)?;
+        let blocks = reserve_space(settings, division, members.list())?;
 
-        let limits = Limits {
-            blocks: division.blocks.into(),
-            chunks_max: division.chunks_max,
-            tickets_max: TICKETS_MAX,
-        };
+        let limits = Limits { blocks, chunks_max: division.chunks_max, tickets_max: TICKETS_MAX };
         let mut catalog = Catalog::new(limits, epoch);
-        let mut journal = Journal::begin(path, found.next_segment, epoch)?;
+        let mut journal = Journal::begin(&path, found.next_segment, epoch)?;
         // Newest first: of two chunks that claim the same blocks the newer one is right, and if not all of them
-        // have room any more the oldest go.
+        // have room any more the oldest go. A drive that is lost has taken its chunks with it.
         let mut gone: Vec<Entry> = Vec::new();
         for record in found.records.iter().rev() {
-            if !catalog.restore(*record) {
+            if !members.hold(record) || !catalog.restore(*record) {
                 gone.push(Entry::Remove(record.key, record.generation));
             }
         }
@@ -141,23 +126,29 @@ impl Directory {
             // The old journal is not to be read again.
             let records: Vec<ChunkRecord> = catalog.committed().collect();
             journal = journal.next_segment()()?;
-            write_checkpoint(path, epoch, journal.segment(), &records)?;
+            write_checkpoint(&path, epoch, journal.segment(), &records)?;
         }
+        let Found { interrupted, replayed, .. } = found;
+        let segments = super::journal::segments(&path).map_or(1, |segments| segments.len() as u64);
+        let journal_records = replayed + gone.len() as u64 + SEGMENT_RECORDS * segments;
         let directory = Self {
-            path: path.clone(),
+            path,
+            data_paths: members.list().iter().map(|member| (member.drive, data_path(&member.path))).collect(),
             epoch,
             journal_records_max: division.journal_records_max,
-            lock: Mutex::new(Some(lock)),
+            locks: Mutex::new(members.into_locks()),
         };
-        let Found { interrupted, replayed, .. } = found;
-        let segments = super::journal::segments(path).map_or(1, |segments| segments.len() as u64);
-        let journal_records = replayed + gone.len() as u64 + SEGMENT_RECORDS * segments;
         Ok(Opened { directory, catalog, journal, journal_records, interrupted, rebuilt })
     }
 
-    /// Where it is.
+    /// Where home is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The data file of each drive.
+    pub fn data_paths(&self) -> &[(u8, PathBuf)] {
+        &self.data_paths
     }
 
     /// How often it was opened, this time included.
@@ -170,9 +161,9 @@ impl Directory {
         self.journal_records_max
     }
 
-    /// Lets somebody else own it. Whoever calls this writes nothing to it any more.
+    /// Lets somebody else own all of it. Whoever calls this writes nothing to it any more.
     pub fn give_back(&self) {
-        self.lock.lock().take();
+        self.locks.lock().clear();
     }
 
     /// Notes a namespace's fields, so that people can be told whose chunks these are.
@@ -184,17 +175,59 @@ impl Directory {
     }
 }
 
+/// Finds the chunks of all drives whose data was there before.
+fn found_by_headers(members: &[Member], direct_io: bool) -> Result<Found> {
+    let before: Vec<_> =
+        members.iter().filter_map(|member| Some((member, member.since?, data_path(&member.path)))).collect();
+    let paths: Vec<_> = before.iter().map(|(member, _, path)| (member.drive, path.clone())).collect();
+    let files = DataFiles::open(&paths, direct_io)?;
+    let mut drives = Vec::with_capacity(before.len());
+    for (member, since, path) in before {
+        let file = files.get(member.drive).map_err(|error| Error::io("opening the data files", error))?;
+        let blocks = u32::try_from(member.data_bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
+        drives.push(DriveData { drive: member.drive, since, file, blocks, path });
+    }
+    rebuild(&drives)
+}
+
+/// Opens the data files of a cache that is open, for a mover that is in another process than its owner.
+///
+/// # Errors
+/// When one of them is not there, or a directory does not say which drive it is.
+pub fn open_data_files(directories: &[PathBuf], want_direct: bool) -> Result<DataFiles> {
+    let mut paths = Vec::with_capacity(directories.len());
+    for (at, directory) in directories.iter().enumerate() {
+        let drive = match at {
+            0 => Some(0),
+            _ => read_format(directory)?.map(|format| format.drive),
+        };
+        let is_new =
+            |drive: &u8| usize::from(*drive) < DRIVES_MAX && paths.iter().all(|(other, _)| other != drive);
+        let Some(drive) = drive.filter(is_new) else {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "{} does not say which drive of the cache it is; open the cache with it first",
+                    directory.display()
+                ),
+            ));
+        };
+        paths.push((drive, data_path(directory)));
+    }
+    DataFiles::open(&paths, want_direct)
+}
+
 /// The data file of a directory.
 pub fn data_path(directory: &Path) -> PathBuf {
     directory.join(DATA_FILE)
 }
 
-fn not_ours(directory: &Path) -> Error {
+pub(super) fn not_ours(directory: &Path) -> Error {
     Error::new(
         ErrorKind::Format,
         format!(
-            "{} holds a file `{DATA_FILE}` that is not Forebay's, or nothing of a cache is left in it; give an empty \
-             directory as local_disk",
+            "{} holds a file `{DATA_FILE}` that is not Forebay's, or nothing of a cache is left in it; give an \
+             empty directory in local_disk",
             directory.display()
         ),
     )

@@ -1,4 +1,4 @@
-//! The I/O engine: carries whole chunks between leased slots and the data file.
+//! The I/O engine: carries whole chunks between leased slots and the data files. One engine serves all drives.
 //!
 //! A transfer owns its lease until the device is done with it, so a slot cannot be used again while the kernel may
 //! still touch it. What is done with the outcome is the caller's: it comes as a closure that gets the lease back.
@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::block_file::BlockFile;
+use super::data_files::DataFiles;
 use super::schedule::Ended;
 use super::threads::ThreadEngine;
 use super::uring::UringEngine;
@@ -72,12 +72,12 @@ pub trait IoEngine: Send + Sync {
     fn name(&self) -> &'static str;
 }
 
-/// How a mover comes to its data file.
-pub type OpenFile = Box<dyn Fn() -> Result<Arc<dyn BlockFile>> + Send + Sync>;
+/// How a mover comes to its data files.
+pub type OpenFiles = Box<dyn Fn() -> Result<DataFiles> + Send + Sync>;
 
-/// An engine that starts when it is first needed: a mover may start before the directory's owner has made the file.
+/// An engine that starts when it is first needed: a mover may start before the directory's owner has made the files.
 pub struct LateEngine {
-    open: OpenFile,
+    open: OpenFiles,
     staging: Arc<Staging>,
     choice: IoEngineChoice,
     threads: u32,
@@ -85,24 +85,24 @@ pub struct LateEngine {
     starting: Mutex<()>,
 }
 
-/// An engine with its file.
+/// An engine with its files.
 pub struct Started {
-    /// The file.
-    pub file: Arc<dyn BlockFile>,
-    /// The engine on it.
+    /// The files.
+    pub files: DataFiles,
+    /// The engine on them.
     pub engine: Box<dyn IoEngine>,
 }
 
 impl LateEngine {
     /// An engine to be started on what `open` gives.
-    pub fn new(open: OpenFile, staging: Arc<Staging>, choice: IoEngineChoice, threads: u32) -> Self {
+    pub fn new(open: OpenFiles, staging: Arc<Staging>, choice: IoEngineChoice, threads: u32) -> Self {
         Self { open, staging, choice, threads, started: OnceLock::new(), starting: Mutex::new(()) }
     }
 
     /// The engine; starts it if it has not been. What failed once is tried again.
     ///
     /// # Errors
-    /// When the file cannot be opened, or no engine starts on it.
+    /// When a file cannot be opened, or no engine starts on them.
     pub fn get(&self) -> Result<&Started> {
         if let Some(started) = self.started.get() {
             return Ok(started);
@@ -111,9 +111,9 @@ impl LateEngine {
         if let Some(started) = self.started.get() {
             return Ok(started);
         }
-        let file = (self.open)()?;
-        let engine = start(Arc::clone(&file), &self.staging, self.choice, self.threads)?;
-        Ok(self.started.get_or_init(|| Started { file, engine }))
+        let files = (self.open)()?;
+        let engine = start(&files, &self.staging, self.choice, self.threads)?;
+        Ok(self.started.get_or_init(|| Started { files, engine }))
     }
 
     /// The engine, if it has been started.
@@ -122,18 +122,18 @@ impl LateEngine {
     }
 }
 
-/// An engine on `file`, for slots of `staging`: `io_uring` if it is wanted and to be had, else `threads` threads.
+/// An engine on `files`, for slots of `staging`: `io_uring` if it is wanted and to be had, else `threads` threads.
 ///
 /// # Errors
 /// When `io_uring` is asked for by name and not to be had, or the system gives no more threads.
 fn start(
-    file: Arc<dyn BlockFile>,
+    files: &DataFiles,
     staging: &Arc<Staging>,
     choice: IoEngineChoice,
     threads: u32,
 ) -> Result<Box<dyn IoEngine>> {
     if choice != IoEngineChoice::Threads {
-        match UringEngine::start(Arc::clone(&file), staging) {
+        match UringEngine::start(files.clone(), staging) {
             Ok(engine) => return Ok(Box::new(engine)),
             Err(error) if choice == IoEngineChoice::Uring => {
                 let message = "io_uring cannot be used here; set disk_io_engine to auto, or allow io_uring";
@@ -144,7 +144,7 @@ fn start(
             }
         }
     }
-    Ok(Box::new(ThreadEngine::start(file, threads)?))
+    Ok(Box::new(ThreadEngine::start(files.clone(), threads)?))
 }
 
 /// Tells the end of a transfer. A panic in there costs that transfer only.

@@ -1,20 +1,23 @@
-//! The disk tier: one directory, one owner, one data file addressed by extents.
+//! The disk tier: a directory for each drive, one owner, data files addressed by extents.
 //!
-//! * [`directory`] opens a directory, with its [`lock`], its format ([`format_file`]) and its space (`capacity`).
+//! * [`directory`] opens a cache's directories: which of them is which drive (`members`), each with its [`lock`], its
+//!   format ([`format_file`]) and its space (`capacity`).
 //! * [`journal`] keeps what is committed; [`recovery`] reads it back, or rebuilds it from the headers.
-//! * [`header`] proves each chunk; [`block_file`] is the data file; [`engine`] moves chunks, by [`uring`] or
-//!   by [`threads`], both in the order of `schedule`.
+//! * [`header`] proves each chunk; [`block_file`] is a data file, [`data_files`] are those of all drives; [`engine`]
+//!   moves chunks, by [`uring`] or by [`threads`], both in the order of `schedule`.
 //!
 //! `docs/FORMAT.md` draws every byte of it.
 
 pub mod block_file;
 mod capacity;
+pub mod data_files;
 pub mod directory;
 pub mod engine;
 pub mod format_file;
 pub mod header;
 pub mod journal;
 pub mod lock;
+mod members;
 pub mod namespaces;
 pub mod recovery;
 mod schedule;

@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::block_file::{BlockFile, read_blocks};
+use super::format_file::holds;
 use super::header;
 use super::journal::{CHECKPOINT_FILE, FileHeader, FileKind, segment_path, segments};
 use crate::catalog::{AddressSpace, BLOCK_BYTES, Catalog, ChunkRecord, Entry, Extent, Extents, RECORD_BYTES};
@@ -197,26 +198,50 @@ pub fn check_chunk(file: &dyn BlockFile, record: &ChunkRecord) -> io::Result<Res
     }))
 }
 
-/// Finds the chunks of a data file of `blocks` blocks by their headers. Reads all of it, and each chunk once more.
+/// A drive whose chunks are to be found by their headers.
+pub struct DriveData<'a> {
+    /// Its number.
+    pub drive: u8,
+    /// The epoch since which it has that: chunks of an earlier one are not its own.
+    pub since: u32,
+    /// Its data file.
+    pub file: &'a dyn BlockFile,
+    /// The file's length.
+    pub blocks: u32,
+    /// The file's name, for messages.
+    pub path: PathBuf,
+}
+
+impl DriveData<'_> {
+    fn reading(&self, error: io::Error) -> Error {
+        Error::io(format!("reading {}", self.path.display()), error)
+    }
+}
+
+/// Finds the chunks of these drives by their headers. Reads all of the data files, and each chunk once more.
 ///
 /// # Errors
-/// When the data file cannot be read.
-pub fn rebuild(file: &dyn BlockFile, blocks: u32) -> io::Result<Found> {
-    let mut candidates = candidates(file, blocks)?;
-    candidates.sort_unstable_by_key(|record| std::cmp::Reverse(record.generation));
+/// When a data file cannot be read.
+pub fn rebuild(drives: &[DriveData<'_>]) -> Result<Found> {
+    let mut all = Vec::new();
+    for (at, drive) in drives.iter().enumerate() {
+        let candidates = candidates(drive).map_err(|error| drive.reading(error))?;
+        all.extend(candidates.into_iter().map(|record| (at, record)));
+    }
+    all.sort_unstable_by_key(|(_, record)| std::cmp::Reverse(record.generation));
     let mut found = Found { next_segment: 1, ..Found::default() };
-    let mut space = AddressSpace::new(blocks);
+    let mut spaces: Vec<_> = drives.iter().map(|drive| AddressSpace::new(drive.blocks)).collect();
     let mut keys = std::collections::HashSet::new();
-    for record in candidates {
+    for (at, record) in all {
         found.epoch = found.epoch.max(Catalog::epoch_of(record.generation));
-        if keys.contains(&record.key) || !space.reserve(&record.extents) {
+        if keys.contains(&record.key) || !spaces[at].reserve(&record.extents) {
             continue;
         }
-        if check_chunk(file, &record)?.is_ok() {
+        if check_chunk(drives[at].file, &record).map_err(|error| drives[at].reading(error))?.is_ok() {
             keys.insert(record.key);
             found.records.push(record);
         } else {
-            space.free(&record.extents);
+            spaces[at].free(&record.extents);
         }
     }
     // The least recently stored first, as the journal has them.
@@ -224,9 +249,10 @@ pub fn rebuild(file: &dyn BlockFile, blocks: u32) -> io::Result<Found> {
     Ok(found)
 }
 
-/// Records of all blocks that look like the first of a chunk.
-fn candidates(file: &dyn BlockFile, blocks: u32) -> io::Result<Vec<ChunkRecord>> {
+/// Records of all blocks that look like the first of a chunk of this drive.
+fn candidates(drive: &DriveData<'_>) -> io::Result<Vec<ChunkRecord>> {
     const WINDOW_BLOCKS: u32 = 1024;
+    let (file, blocks) = (drive.file, drive.blocks);
     let mut window = Window::new(WINDOW_BLOCKS as usize * BLOCK_BYTES);
     let mut candidates = Vec::new();
     for start in (0..blocks).step_by(WINDOW_BLOCKS as usize) {
@@ -246,6 +272,7 @@ fn candidates(file: &dyn BlockFile, blocks: u32) -> io::Result<Vec<ChunkRecord>>
             candidates.extend(candidate(page, block));
         }
     }
+    candidates.retain(|record| holds(record, drive.drive, drive.since));
     Ok(candidates)
 }
 
@@ -256,8 +283,8 @@ fn single_block(file: &dyn BlockFile, block: u32) -> Option<ChunkRecord> {
     candidate(window.bytes(), block)
 }
 
-/// The record of a header page, if it is one that says it lies here: on the only drive that a directory has.
+/// The record of a header page, if it is one that says it lies here.
 fn candidate(page: &[u8], block: u32) -> Option<ChunkRecord> {
     let (record, _) = header::decode(page)?;
-    (record.drive == 0 && record.extents.as_slice().first()?.start == block).then_some(record)
+    (record.extents.as_slice().first()?.start == block).then_some(record)
 }

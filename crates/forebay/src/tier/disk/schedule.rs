@@ -35,13 +35,14 @@ pub(super) struct Limits {
     pub(super) piece_bytes: usize,
 }
 
-/// A range of a slot or of a payload elsewhere, to be moved from or to one range of the file. It is whoever has it from [`Schedule::next`] who
-/// may touch the memory, until they answer with [`Schedule::complete`].
+/// A range of a slot or of a payload elsewhere, to be moved from or to one range of a drive's file. It is whoever has it
+/// from [`Schedule::next`] who may touch the memory, until they answer with [`Schedule::complete`].
 #[derive(Debug)]
 pub(super) struct Piece {
     /// What the answer is to be given with. Never used twice.
     pub(super) token: u64,
     pub(super) direction: Direction,
+    pub(super) drive: u8,
     pub(super) memory: NonNull<u8>,
     pub(super) len: usize,
     pub(super) offset: u64,
@@ -297,10 +298,11 @@ impl Schedule {
             part
         };
         let token = self.number();
-        let memory = self.transfers.get(&part.transfer)?.memory(part);
+        let transfer = self.transfers.get(&part.transfer)?;
+        let (memory, drive) = (transfer.memory(part), transfer.record.drive);
         self.with_device.insert(token, part);
         self.line(direction).with_device += 1;
-        Some(Piece { token, direction, memory, len: part.len, offset: part.offset })
+        Some(Piece { token, direction, drive, memory, len: part.len, offset: part.offset })
     }
 
     /// After an error: what is with the device is waited for, nothing else of the chunk is moved.

@@ -1,4 +1,5 @@
-//! An I/O engine of threads with blocking reads and writes: works everywhere, and through any [`BlockFile`].
+//! An I/O engine of threads with blocking reads and writes: works everywhere, and through any
+//! [`BlockFile`](super::block_file::BlockFile).
 //!
 //! Promises: the order of pieces is the schedule's; a panic in the file costs the chunk only, one in a transfer's
 //! `finish` that transfer only.
@@ -10,7 +11,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::block_file::BlockFile;
+use super::data_files::DataFiles;
 use super::engine::{self, ChunkTransfer, Direction, IoEngine};
 use super::schedule::{Limits, Piece, Schedule};
 use crate::crew::{Crew, JOIN_PATIENCE};
@@ -26,7 +27,7 @@ pub struct ThreadEngine {
 }
 
 struct Shared {
-    file: Arc<dyn BlockFile>,
+    files: DataFiles,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -37,16 +38,16 @@ struct State {
 }
 
 impl ThreadEngine {
-    /// Starts `threads` threads (at least two) on `file`.
+    /// Starts `threads` threads (at least two) on `files`.
     ///
     /// # Errors
     /// When the system gives no more threads.
-    pub fn start(file: Arc<dyn BlockFile>, threads: u32) -> Result<Self> {
+    pub fn start(files: DataFiles, threads: u32) -> Result<Self> {
         let threads = threads.max(2);
         let pieces_max = threads as usize;
         let limits = Limits { pieces_max, writes_max: pieces_max - 1, piece_bytes: PIECE_BYTES };
         let state = Mutex::new(State { schedule: Schedule::new(limits), closed: false });
-        let shared = Arc::new(Shared { file, state, changed: Condvar::new() });
+        let shared = Arc::new(Shared { files, state, changed: Condvar::new() });
         let engine = Self { shared, crew: Crew::default() };
         for number in 0..threads {
             let shared = Arc::clone(&engine.shared);
@@ -117,11 +118,12 @@ impl Shared {
     }
 
     fn carry(&self, piece: &Piece) -> io::Result<usize> {
+        let file = self.files.get(piece.drive)?;
         // SAFETY: a piece is its holder's alone until it is answered, and lies within a slot that is leased until then.
         let memory = unsafe { std::slice::from_raw_parts_mut(piece.memory.as_ptr(), piece.len) };
         match piece.direction {
-            Direction::Read => self.file.read_at(memory, piece.offset),
-            Direction::Write => self.file.write_at(memory, piece.offset),
+            Direction::Read => file.read_at(memory, piece.offset),
+            Direction::Write => file.write_at(memory, piece.offset),
         }
     }
 }

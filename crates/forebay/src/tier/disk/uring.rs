@@ -6,7 +6,7 @@
 //! the device. A panic there costs that transfer only. Memory that the kernel may still write to is never given back:
 //! if the ring itself fails, the slots of what is under way are lost, and the engine takes no more.
 //!
-//! Registered with the kernel, where it allows that: the file, and the slots' memory (a limit on locked memory may
+//! Registered with the kernel, where it allows that: the files, and the slots' memory (a limit on locked memory may
 //! forbid it; then each piece's pages are looked up as it goes).
 
 use std::io;
@@ -20,9 +20,10 @@ use io_uring::{IoUring, Probe, opcode, squeue, types};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::block_file::BlockFile;
+use super::data_files::DataFiles;
 use super::engine::{self, ChunkTransfer, Direction, IoEngine};
 use super::schedule::{Ended, Limits, Piece, Schedule};
+use crate::catalog::DRIVES_MAX;
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::{Error, Result};
 use crate::queue::JobQueue;
@@ -66,15 +67,15 @@ struct Inbox {
 }
 
 impl UringEngine {
-    /// Starts the engine on `file`.
+    /// Starts the engine on `files`.
     ///
     /// # Errors
-    /// When the kernel does not give a ring, the file is not one that it can be asked for directly, or there are no
+    /// When the kernel does not give a ring, a file is not one that it can be asked for directly, or there are no
     /// more threads.
-    pub fn start(file: Arc<dyn BlockFile>, staging: &Arc<Staging>) -> Result<Self> {
-        if file.descriptor().is_none() {
+    pub fn start(files: DataFiles, staging: &Arc<Staging>) -> Result<Self> {
+        if files.iter().any(|(_, file)| file.descriptor().is_none()) {
             let reason =
-                io::Error::new(io::ErrorKind::Unsupported, "the data file is not opened for direct I/O");
+                io::Error::new(io::ErrorKind::Unsupported, "a data file is not opened for direct I/O");
             return Err(Error::io("starting io_uring", reason));
         }
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -92,7 +93,7 @@ impl UringEngine {
         // The ring belongs to the thread that uses it: the kernel then spares itself locks and interrupts.
         let (tell, told) = sync_channel(1);
         engine.crew.spawn("forebay-ring".into(), move || {
-            match Ring::new(file, staging) {
+            match Ring::new(files, staging) {
                 Ok(ring) => {
                     let _ = tell.send(Ok(()));
                     shared.serve(ring);
@@ -226,12 +227,25 @@ impl Shared {
     }
 }
 
+/// Makes the files known to the kernel; gives the number of each by its drive.
+fn register(ring: &IoUring, files: &DataFiles) -> Vec<Option<i32>> {
+    let mut numbers = vec![None; DRIVES_MAX];
+    let mut descriptors = Vec::new();
+    for (drive, file) in files.iter() {
+        if let Some(descriptor) = file.descriptor() {
+            numbers[usize::from(drive)] = i32::try_from(descriptors.len()).ok();
+            descriptors.push(descriptor.as_raw_fd());
+        }
+    }
+    if ring.submitter().register_files(&descriptors).is_ok() { numbers } else { Vec::new() }
+}
+
 /// The kernel's side.
 struct Ring {
     kernel: IoUring,
-    file: Arc<dyn BlockFile>,
-    /// Whether the file is known to the kernel as number zero.
-    file_registered: bool,
+    files: DataFiles,
+    /// The number under which the kernel knows a drive's file, by drive; empty when it knows none.
+    registered: Vec<Option<i32>>,
     /// The slots' memory, if the kernel knows it, in parts of [`REGISTERED_BYTES`].
     memory: Option<(NonNull<u8>, usize)>,
     /// Whether the kernel will tell when the bell rings.
@@ -241,7 +255,7 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(file: Arc<dyn BlockFile>, staging: Arc<Staging>) -> io::Result<Self> {
+    fn new(files: DataFiles, staging: Arc<Staging>) -> io::Result<Self> {
         // Kernels before 6.1 know no deferred work: the same without it.
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -263,9 +277,7 @@ impl Ring {
                 "this kernel's io_uring cannot read and write",
             ));
         }
-        let descriptor = file.descriptor().map(|file| file.as_raw_fd());
-        let file_registered =
-            descriptor.is_some_and(|descriptor| ring.submitter().register_files(&[descriptor]).is_ok());
+        let registered = register(&ring, &files);
         let (start, len) = staging.range();
         let parts: Vec<libc::iovec> = (0..len)
             .step_by(REGISTERED_BYTES)
@@ -282,15 +294,15 @@ impl Ring {
                 None
             }
         };
-        Ok(Self { kernel: ring, file, file_registered, memory, listening: false, _staging: staging })
+        Ok(Self { kernel: ring, files, registered, memory, listening: false, _staging: staging })
     }
 
     /// Prepares a piece; it goes to the kernel with the next [`Self::wait`].
     fn push(&mut self, piece: &Piece) -> io::Result<()> {
-        let (file, flags) = if self.file_registered {
-            (types::Fd(0), squeue::Flags::FIXED_FILE)
+        let (file, flags) = if let Some(&Some(number)) = self.registered.get(usize::from(piece.drive)) {
+            (types::Fd(number), squeue::Flags::FIXED_FILE)
         } else {
-            let file = self.file.descriptor().ok_or(io::ErrorKind::Unsupported)?;
+            let file = self.files.get(piece.drive)?.descriptor().ok_or(io::ErrorKind::Unsupported)?;
             (types::Fd(file.as_raw_fd()), squeue::Flags::empty())
         };
         let (memory, offset) = (piece.memory.as_ptr(), piece.offset);
@@ -307,7 +319,7 @@ impl Ring {
         };
         let entry = entry.flags(flags).user_data(piece.token);
         // SAFETY: the schedule keeps the slot leased until the piece is answered, so its memory is valid and nobody
-        // else's; the file is open for as long as the ring.
+        // else's; the files are open for as long as the ring.
         unsafe { self.kernel.submission().push(&entry) }.map_err(io::Error::other)
     }
 
