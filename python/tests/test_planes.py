@@ -159,7 +159,7 @@ def test_a_failed_read_is_not_found_again(planes, tmp_path):
     chunk_keys = keys(2)
     for message, status, _ in store(planes, chunk_keys, [bytes(CHUNK), bytes(CHUNK)]):
         assert control.finish(message, status)
-    with open(tmp_path / "data", "r+b") as data:
+    with open(tmp_path / "drive0" / "data", "r+b") as data:
         data.seek(8192)
         data.write(b"\xff")
     plans = control.plan_load(chunk_keys)
