@@ -113,8 +113,11 @@ impl Sight {
         if found.is_empty() && holds_bytes {
             found.damage.get_or_insert_with(|| "checkpoint and journal are missing".into());
         }
-        // What was another directory's under the same number is not there any more.
-        found.records.retain(|record| drives.iter().any(|drive| drive.noted.holds(record)));
+        // What was another directory's under the same number is not there any more. Where no FORMAT says which
+        // directories there are, nothing is taken out: what lies on another drive shows as unreadable.
+        if format.is_some() {
+            found.records.retain(|record| drives.iter().any(|drive| drive.noted.holds(record)));
+        }
         Ok(Self { format, owner, drives, found })
     }
 

@@ -282,6 +282,19 @@ fn a_directory_that_is_taken_away_takes_its_own_chunks_and_no_other() {
 }
 
 #[test]
+fn a_drive_that_is_not_mounted_is_not_taken_for_a_new_one() {
+    let (places, keys) = Places::filled(12);
+    // What is found at its path instead is an empty directory.
+    std::fs::rename(places.path("b"), places.path("unmounted")).unwrap();
+    std::fs::create_dir(places.path("b")).unwrap();
+    let message = places.refused(&["a", "b", "c"]);
+    assert!(message.contains("/b") && message.contains("mount it"), "{message}");
+    std::fs::remove_dir_all(places.path("b")).unwrap();
+    std::fs::rename(places.path("unmounted"), places.path("b")).unwrap();
+    assert_all_there(&places.open(&["a", "b", "c"]), &keys);
+}
+
+#[test]
 fn data_that_is_lost_takes_the_chunks_of_its_drive_and_no_other() {
     for (name, drive) in [("a", 0), ("b", 1)] {
         let (places, keys) = Places::filled(30);

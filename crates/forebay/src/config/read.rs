@@ -133,7 +133,7 @@ impl Field {
     pub(super) fn directories<'a>(&'a self) -> Result<Vec<PathBuf>> {
         let texts: Vec<&str> = match &self.value {
             Value::Null => return Ok(Vec::new()),
-            Value::Text(text) => paths_in(text.trim()),
+            Value::Text(text) => paths_in(text.trim()).map_err(|why| self.refused(why))?,
             Value::List(items) => {
                 let text = |item: &'a Value| match item {
                     Value::Text(text) => Ok(text.trim()),
@@ -257,11 +257,17 @@ impl Field {
 }
 
 /// The paths in a text: several, if there are commas and each part is a whole path, which begins with `/` or `file://`;
-/// else one, that may have commas in it.
-fn paths_in(text: &str) -> Vec<&str> {
+/// one, that may have commas in it, if only its beginning does.
+fn paths_in(text: &str) -> std::result::Result<Vec<&str>, &'static str> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-    let are_paths = parts.iter().all(|part| part.starts_with('/') || part.starts_with("file://"));
-    if are_paths { parts } else { vec![text] }
+    let paths = parts.iter().filter(|part| part.starts_with('/') || part.starts_with("file://")).count();
+    if paths == parts.len() {
+        Ok(parts)
+    } else if paths > 1 || parts.len() > 1 && parts.iter().any(|part| part.is_empty()) {
+        Err("between commas stand several whole paths, and something that is none; write a list")
+    } else {
+        Ok(vec![text])
+    }
 }
 
 /// The directory that a text names, or why it names none.

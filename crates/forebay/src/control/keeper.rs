@@ -89,8 +89,11 @@ impl Shared {
             };
             if let Some(journal) = sync {
                 synced_at = Instant::now();
-                self.report(self.data.sync().and_then(|()| journal?.sync_data()).map_err(|error| {
-                    Error::io(format!("syncing {}", self.directory.path().display()), error)
+                // Each whatever the others gave: one drive that fails is to cost its own chunks only.
+                let journal = journal.and_then(|journal| journal.sync_data());
+                self.report(self.data.sync().map_err(|error| Error::io("syncing the data files", error)));
+                self.report(journal.map_err(|error| {
+                    Error::io(format!("syncing the journal in {}", self.directory.path().display()), error)
                 }));
             }
             if checkpoint {

@@ -1,7 +1,7 @@
 //! How a capacity is divided, and how the data files' space is taken from their file systems before it is used.
 
 use std::collections::HashMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -166,5 +166,9 @@ fn reserve_on_drive(settings: &Settings, directory: &Path, wanted: u32, least_by
         }
         Err(error) => return Err(Error::io(doing(), error)),
     }
+    // The file's name is to survive a loss of power as what is written to it does.
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| Error::io(doing(), error))?;
     Ok(blocks)
 }

@@ -70,6 +70,9 @@ impl DataFiles {
     /// # Errors
     /// The first that a file gave; the others were synced all the same.
     pub fn sync(&self) -> io::Result<()> {
-        self.iter().map(|(_, file)| file.sync()).fold(Ok(()), io::Result::and)
+        let sync = |(drive, file): (u8, &dyn BlockFile)| {
+            file.sync().map_err(|error| io::Error::new(error.kind(), format!("drive {drive}: {error}")))
+        };
+        self.iter().map(sync).fold(Ok(()), io::Result::and)
     }
 }

@@ -86,6 +86,13 @@ impl Members {
         }
         for gone in known.into_iter().flatten() {
             if !numbers.contains(&Some((gone.drive, gone.since))) {
+                if directories.iter().any(|listed| listed.as_os_str() == gone.path.as_str()) {
+                    return Err(refused(format!(
+                        "{} was drive {} of this cache, and holds nothing of it now; if its drive is not mounted, \
+                         mount it and start again; to give up its chunks, start once without it in local_disk",
+                        gone.path, gone.drive
+                    )));
+                }
                 tracing::warn!(
                     drive = gone.drive,
                     directory = gone.path,
