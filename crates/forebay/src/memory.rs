@@ -240,7 +240,8 @@ impl<'a> Pages<'a> {
     ///
     /// # Safety
     /// While the value lives, and as long after as whoever takes it is told to keep the memory, `start` is memory of
-    /// `len` bytes that may be read and, for a load, written, and that nobody else writes.
+    /// `len` bytes that may be read and that nobody else writes; for a load, that may be written and that nobody else
+    /// reads.
     pub unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Option<Self> {
         let whole = len.is_multiple_of(BLOCK_BYTES) && start.addr().get().is_multiple_of(BLOCK_BYTES);
         whole.then_some(Self { start, len, _memory: PhantomData })

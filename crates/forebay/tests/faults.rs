@@ -6,7 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use forebay::{Cache, ErrorKind, LoadStatus, Lookup, Reason, StoreStatus, Value};
+use forebay::cache::load_status;
+use forebay::catalog::Plan;
+use forebay::mover::{Batch, Job};
+use forebay::{Cache, ControlPlane, ErrorKind, LoadStatus, Lookup, Mover, Reason, StoreStatus, Value};
+use parking_lot::Mutex;
 use support::*;
 
 const CHUNK: usize = 64 * KIB;
@@ -381,4 +385,26 @@ fn guarantee_4_a_cache_may_be_closed_from_a_callback_and_opened_again() {
     assert!(started.elapsed() < Duration::from_secs(5), "closing waited for itself");
     // A pinned lookup and a batch may outlive it; the directory is free all the same.
     assert_eq!(count_right(&home.open(), &keys, CHUNK), 1);
+}
+
+#[test]
+fn guarantee_6_a_mover_that_cannot_reach_the_disk_costs_no_chunk() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let keys = prompt(0, 3);
+    store_all(&home.open(), &keys, CHUNK);
+    let control = ControlPlane::open(&home.config, CHUNK as u64, None).unwrap();
+    let unreachable =
+        || Err(forebay::Error::io("opening the data file", std::io::Error::from_raw_os_error(13)));
+    let mover = Mover::start_late(&home.config, CHUNK as u64, Box::new(unreachable)).unwrap();
+    for plan in control.plan_load(&keys) {
+        let batch = Batch::new(1);
+        let ends = Arc::clone(&batch);
+        let buffer: Box<dyn forebay::mover::Sink> = Box::new(Arc::new(Mutex::new(vec![0; CHUNK])));
+        let answer = move |plan: Plan, verdict| ends.end(0, (plan.ticket, load_status(verdict)));
+        mover.load(Job::new(&batch, plan.unwrap(), buffer, answer));
+        let (ticket, (status, reason)) = batch.wait(Some(PATIENCE)).expect("it ends").remove(0);
+        assert!(matches!((status, &reason), (LoadStatus::Failed, Some(Reason::Engine(_)))), "{reason:?}");
+        assert!(control.finish_load(ticket, status, reason.as_ref()));
+    }
+    assert_eq!(control.lookup(&keys).chunks(), 3, "nothing was read, so nothing is known to be wrong");
 }

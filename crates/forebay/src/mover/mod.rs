@@ -30,6 +30,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 pub use batch::{Batch, Touch};
 pub use memory::{Observer, PIECE_BYTES, Sink, Source, drain_to, fill_from};
 pub use pages::{Region, Regions};
@@ -44,7 +46,7 @@ use crate::outcome::Reason;
 use crate::queue::{JobQueue, NotTaken};
 use crate::staging::{Class, Lease, Refusal, Staging, Usage};
 use crate::tier::disk::data_files::DataFiles;
-use crate::tier::disk::engine::{ChunkTransfer, Direction, LateEngine, OpenFiles};
+use crate::tier::disk::engine::{ChunkTransfer, Direction, LateEngine, NOT_ASKED, OpenFiles, Payload};
 use crate::tier::disk::header::{self, Corruption};
 
 /// The longest that closing waits for what is under way.
@@ -89,9 +91,10 @@ type CancelledFn = Box<dyn Fn() -> bool + Send>;
 
 /// One chunk to be moved: `M` is the engine memory it comes from or goes to.
 pub struct Job<M: ?Sized> {
-    open: Open,
     cancelled: CancelledFn,
+    /// Before `open`, so that it is let go of before the end is told.
     lent: Lent<M>,
+    open: Open,
 }
 
 /// Engine memory, and the word that it is in use. Dropped in this order: it is let go of before that is told.
@@ -131,17 +134,25 @@ impl<M: ?Sized> Job<M> {
 
 /// A load that the device is asked for.
 struct Asked {
-    open: Open,
     /// Engine memory, unless the device itself writes to it: then it is kept until the device is done.
     lent: Option<Lent<dyn Sink>>,
+    open: Open,
 }
 
 impl Asked {
     fn refuse(self, reason: Reason) {
-        drop(self.lent);
-        self.open.answer(Err(reason));
+        let refused = catch_unwind(AssertUnwindSafe(|| {
+            drop(self.lent);
+            self.open.answer(Err(reason));
+        }));
+        if refused.is_err() {
+            tracing::error!("the end of a load that was given up panicked");
+        }
     }
 }
+
+/// Engine memory that the device is at: it is kept by the transfer, and taken out at its end.
+type Kept<M> = Arc<Mutex<Option<Lent<M>>>>;
 
 /// Figures of a mover.
 #[derive(Debug, Clone, Copy)]
@@ -184,6 +195,7 @@ struct Counters {
 pub struct Mover {
     shared: Arc<Shared>,
     pumps: Crew,
+    watcher: Crew,
     closed: AtomicBool,
 }
 
@@ -231,21 +243,23 @@ impl Mover {
             sync_each: config.disk_sync == DiskSync::Always,
             counters: Arc::default(),
         });
-        let mover = Self { shared, pumps: Crew::default(), closed: AtomicBool::new(false) };
-        let work: [(&str, Life); 3] = [
+        let mover =
+            Self { shared, pumps: Crew::default(), watcher: Crew::default(), closed: AtomicBool::new(false) };
+        let pumps: [(&str, Life); 2] = [
             ("forebay-stores", |shared| shared.pump(&shared.stores, Shared::store)),
             ("forebay-loads", |shared| shared.pump(&shared.loads, Shared::load)),
-            ("forebay-watch", |shared| {
-                shared.watch.keep(|asked| {
-                    shared.counters.timed_out.fetch_add(1, Ordering::Relaxed);
-                    asked.refuse(Reason::TimedOut);
-                });
-            }),
         ];
-        for (name, work) in work {
+        for (name, life) in pumps {
             let shared = Arc::clone(&mover.shared);
-            mover.pumps.spawn(name.into(), move || work(&shared))?;
+            mover.pumps.spawn(name.into(), move || life(&shared))?;
         }
+        let shared = Arc::clone(&mover.shared);
+        mover.watcher.spawn("forebay-watch".into(), move || {
+            shared.watch.keep(|asked| {
+                shared.counters.timed_out.fetch_add(1, Ordering::Relaxed);
+                asked.refuse(Reason::TimedOut);
+            });
+        })?;
         Ok(mover)
     }
 
@@ -306,11 +320,15 @@ impl Mover {
         // Pumps end when their queues are empty; past the deadline they find the buffer closed and empty the queues
         // without moving anything.
         shared.staging.close_at(Instant::now() + drain);
-        shared.watch.close();
         self.pumps.join(Instant::now() + drain + JOIN_PATIENCE);
+        // Behind a pump that hangs in a caller's code there may be jobs left.
+        shared.stores.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
+        shared.loads.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
         if let Some(started) = shared.engine.started() {
             started.engine.shutdown(Instant::now() + JOIN_PATIENCE);
         }
+        shared.watch.close();
+        self.watcher.join(Instant::now() + JOIN_PATIENCE);
         shared.watch.give_up_all(|asked| asked.refuse(Reason::Closed));
     }
 }
@@ -361,17 +379,23 @@ impl Shared {
         let record = job.open.record();
         let (open, mut lease, mut lent) = in_order_of_ends(job, lease);
         let pages = lent.memory.pages().filter(|pages| pages.len() == record.length as usize);
-        // SAFETY: `lent` is kept, and not touched, until the engine is done with it: by `finish`, below.
-        let payload = pages.map(|pages| unsafe { pages.detach() });
-        let gathered = match &payload {
+        // SAFETY: `lent` is kept, and not touched, until the engine is done with it: by the transfer, below.
+        let pages = pages.map(|pages| unsafe { pages.detach() });
+        let gathered = match &pages {
             Some(pages) => {
                 seal(&record, pages.as_slice(), &mut lease);
                 Ok(())
             }
             None => gather(&record, &mut *lent.memory, &mut lease),
         };
-        // What was copied is not needed any more.
-        let lent = payload.is_some().then_some(lent);
+        let (payload, kept) = if let Some(pages) = pages {
+            let (payload, kept) = keep(pages, lent);
+            (Some(payload), Some(kept))
+        } else {
+            // What was copied is not needed any more.
+            drop(lent);
+            (None, None)
+        };
         if let Err(reason) = gathered {
             drop(lease);
             open.answer(Err(reason));
@@ -380,7 +404,7 @@ impl Shared {
         let sync = self.sync_each.then(|| Arc::clone(self));
         let counters = Arc::clone(&self.counters);
         let finish = Box::new(move |lease: Lease, outcome: std::io::Result<()>| {
-            let (open, lease, lent) = (open, lease, lent);
+            let (open, lease, lent) = (open, lease, kept.and_then(|kept| kept.lock().take()));
             drop(lent);
             drop(lease);
             let outcome = outcome.and_then(|()| sync.map_or(Ok(()), |shared| shared.sync(record.drive)));
@@ -388,7 +412,7 @@ impl Shared {
                 Ok(()) => counters.written_bytes.fetch_add(u64::from(record.length), Ordering::Relaxed),
                 Err(_) => counters.io_errors.fetch_add(1, Ordering::Relaxed),
             };
-            open.answer(outcome.map_err(|error| Reason::Io(error.to_string())));
+            open.answer(outcome.map_err(|error| why(&error)));
         });
         self.submit(ChunkTransfer { direction: Direction::Write, record, lease, payload, finish });
     }
@@ -398,13 +422,18 @@ impl Shared {
         let record = job.open.record();
         let (open, lease, mut lent) = in_order_of_ends(job, lease);
         let pages = lent.memory.pages().filter(|pages| pages.len() == record.length as usize);
-        // SAFETY: `lent` is kept, and not touched, until the engine is done with it: by `finish`, below.
-        let payload = pages.map(|pages| unsafe { pages.detach() });
-        let (with_device, with_us) = if payload.is_some() { (Some(lent), None) } else { (None, Some(lent)) };
+        // SAFETY: `lent` is kept, and not touched, until the engine is done with it: by the transfer, below.
+        let pages = pages.map(|pages| unsafe { pages.detach() });
+        let (payload, kept, with_us) = if let Some(pages) = pages {
+            let (payload, kept) = keep(pages, lent);
+            (Some(payload), Some(kept), None)
+        } else {
+            (None, None, Some(lent))
+        };
         let asked = self.watch.add(Asked { open, lent: with_us });
         let counters = Arc::clone(&self.counters);
         let finish = Box::new(move |lease: Lease, outcome: std::io::Result<()>| {
-            let with_device = with_device;
+            let with_device = kept.and_then(|kept| kept.lock().take());
             // Taken out before the engine's memory is touched: from here on nobody gives this load up.
             let Some(Asked { open, lent: with_us }) = asked.lock().take() else { return };
             let (open, mut lease, mut with_us, mut with_device) = (open, lease, with_us, with_device);
@@ -415,7 +444,7 @@ impl Shared {
                 (Err(error), ..) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     Err(Reason::Corrupt(Corruption::Truncated))
                 }
-                (Err(error), ..) => Err(Reason::Io(error.to_string())),
+                (Err(error), ..) => Err(why(&error)),
             };
             drop((with_us, with_device));
             drop(lease);
@@ -433,7 +462,7 @@ impl Shared {
     fn submit(&self, transfer: ChunkTransfer) {
         match self.engine.get() {
             Ok(started) => started.engine.submit(transfer),
-            Err(error) => transfer.refuse(std::io::Error::other(error)),
+            Err(error) => transfer.refuse(std::io::Error::new(NOT_ASKED, error)),
         }
     }
 
@@ -441,6 +470,20 @@ impl Shared {
     fn sync(&self, drive: u8) -> std::io::Result<()> {
         self.engine.started().map_or(Ok(()), |started| started.files.get(drive)?.sync())
     }
+}
+
+/// Has a transfer keep engine memory that the device is to be at.
+fn keep<M: ?Sized + 'static>(pages: Pages<'static>, lent: Lent<M>) -> (Payload, Kept<M>)
+where
+    Box<M>: Send,
+{
+    let kept: Kept<M> = Arc::new(Mutex::new(Some(lent)));
+    (Payload { pages, keep: Arc::clone(&kept) as _ }, kept)
+}
+
+/// Why a transfer failed. That the device was never asked says nothing about the chunk.
+fn why(error: &std::io::Error) -> Reason {
+    if error.kind() == NOT_ASKED { Reason::Engine(error.to_string()) } else { Reason::Io(error.to_string()) }
 }
 
 /// A job's parts, the last to go first: bound in this order they are dropped in the other when code panics. Memory is

@@ -43,12 +43,19 @@ pub struct ChunkTransfer {
     pub record: ChunkRecord,
     /// Header page and, unless that lies elsewhere, payload: whole blocks of it.
     pub lease: Lease,
-    /// Where the payload lies if not in the slot: as many bytes as the record says, in whole blocks. Whoever submits
-    /// this keeps the memory until `finish` is called or dropped.
-    pub payload: Option<Pages<'static>>,
+    /// The payload if it does not lie in the slot: as many bytes as the record says, in whole blocks.
+    pub payload: Option<Payload>,
     /// Called when the device is done, on a thread of the engine; at once, if that is shut down. Dropped uncalled if
     /// the transfer panics: what it holds must see to itself then.
     pub finish: Finish,
+}
+
+/// A payload that the device reads or writes where its owner has it.
+pub struct Payload {
+    /// Where that is.
+    pub pages: Pages<'static>,
+    /// What keeps that memory. Let go of before `finish` is called; never, if the device may still be at it.
+    pub keep: Arc<dyn Send + Sync>,
 }
 
 impl ChunkTransfer {
@@ -58,6 +65,9 @@ impl ChunkTransfer {
         finish(lease, Err(error));
     }
 }
+
+/// What a transfer ends with that the device was never asked for: it says nothing about the chunk.
+pub const NOT_ASKED: io::ErrorKind = io::ErrorKind::NotConnected;
 
 /// Moves chunks. Reads go before writes but do not starve them, and writes never occupy the whole engine.
 pub trait IoEngine: Send + Sync {
@@ -157,5 +167,5 @@ pub(super) fn tell(ended: Ended) {
 
 /// What a transfer ends with that comes too late.
 pub(super) fn shut_down() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the I/O engine is shut down")
+    io::Error::new(NOT_ASKED, "the I/O engine is shut down")
 }

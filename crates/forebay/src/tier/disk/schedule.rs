@@ -13,7 +13,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::block_file::whole_blocks;
 use super::engine::{ChunkTransfer, Direction, Finish};
@@ -67,8 +69,8 @@ struct Transfer {
     finish: Finish,
     /// The slot's first byte. Nobody but the pieces touches the slot until the transfer has ended.
     slot: NonNull<u8>,
-    /// Where all but the header page lies, if not in the slot. Whoever submitted the transfer keeps that memory.
-    payload: Option<NonNull<u8>>,
+    /// Where all but the header page lies, if not in the slot, and what keeps that memory.
+    payload: Option<(NonNull<u8>, Arc<dyn Send + Sync>)>,
     /// Bytes of the chunk that were made parts of.
     given_out: usize,
     /// Parts that have not ended.
@@ -117,8 +119,8 @@ impl Transfer {
         // SAFETY: a part lies within its chunk. `Schedule::add` saw that the chunk lies within the slot, or its header
         // page does and the payload within the memory that came with it; no part is of both.
         unsafe {
-            match self.payload {
-                Some(payload) if part.at >= BLOCK_BYTES => payload.add(part.at - BLOCK_BYTES),
+            match &self.payload {
+                Some((payload, _)) if part.at >= BLOCK_BYTES => payload.add(part.at - BLOCK_BYTES),
                 _ => self.slot.add(part.at),
             }
         }
@@ -187,14 +189,14 @@ impl Schedule {
     pub(super) fn add(&mut self, transfer: ChunkTransfer) -> Option<Ended> {
         let ChunkTransfer { direction, record, mut lease, payload, finish } = transfer;
         let slot = lease.bytes();
-        let room = payload.as_ref().map_or(slot.len(), |payload| BLOCK_BYTES + payload.len());
+        let room = payload.as_ref().map_or(slot.len(), |payload| BLOCK_BYTES + payload.pages.len());
         if record.extents.blocks() * BLOCK_BYTES as u64 > room as u64 {
             let outcome = Err(io::Error::new(io::ErrorKind::InvalidInput, "the chunk is larger than a slot"));
             return Some(Ended { direction, lease, finish, outcome });
         }
         let slot = NonNull::from(slot).cast();
         let id = self.number();
-        let payload = payload.map(|payload| payload.as_ptr());
+        let payload = payload.map(|payload| (payload.pages.as_ptr(), payload.keep));
         let transfer = Transfer {
             direction,
             record,
@@ -266,18 +268,6 @@ impl Schedule {
         self.end_if_over(part.transfer)
     }
 
-    /// Gives up without the device's answers: slots that it may still write to are lost for good, and the ends of their
-    /// transfers are not told but dropped.
-    pub(super) fn abandon(self) {
-        for transfer in self.transfers.into_values() {
-            std::mem::forget(transfer.lease);
-            if transfer.payload.is_some() {
-                // It holds that memory.
-                std::mem::forget(transfer.finish);
-            }
-        }
-    }
-
     /// Whether there is nothing to do.
     pub(super) fn is_idle(&self) -> bool {
         self.transfers.is_empty()
@@ -324,7 +314,8 @@ impl Schedule {
         if transfer.open > 0 || !whole {
             return None;
         }
-        let Transfer { direction, lease, finish, outcome, .. } = self.transfers.remove(&id)?;
+        let Transfer { direction, lease, finish, outcome, payload, .. } = self.transfers.remove(&id)?;
+        drop(payload);
         Some(Ended { direction, lease, finish, outcome })
     }
 
@@ -337,6 +328,23 @@ impl Schedule {
         match direction {
             Direction::Read => &mut self.reads,
             Direction::Write => &mut self.writes,
+        }
+    }
+}
+
+/// Given up without the device's answers: memory that it may still be at is lost for good. The ends of the transfers are
+/// not told but dropped, and see to themselves.
+impl Drop for Schedule {
+    fn drop(&mut self) {
+        let mut untold = Vec::with_capacity(self.transfers.len());
+        for (_, Transfer { lease, payload, finish, .. }) in self.transfers.drain() {
+            std::mem::forget((lease, payload));
+            untold.push(finish);
+        }
+        for finish in untold {
+            if catch_unwind(AssertUnwindSafe(|| drop(finish))).is_err() {
+                tracing::error!("what a transfer was to end with panicked");
+            }
         }
     }
 }

@@ -119,11 +119,14 @@ impl Shared {
 
     fn carry(&self, piece: &Piece) -> io::Result<usize> {
         let file = self.files.get(piece.drive)?;
-        // SAFETY: a piece is its holder's alone until it is answered, and lies within a slot that is leased until then.
-        let memory = unsafe { std::slice::from_raw_parts_mut(piece.memory.as_ptr(), piece.len) };
-        match piece.direction {
-            Direction::Read => file.read_at(memory, piece.offset),
-            Direction::Write => file.write_at(memory, piece.offset),
+        let (start, len) = (piece.memory.as_ptr(), piece.len);
+        // SAFETY: a piece is its holder's alone until it is answered, and lies within memory that is kept until then;
+        // of what is written to the disk others may read the memory.
+        unsafe {
+            match piece.direction {
+                Direction::Read => file.read_at(std::slice::from_raw_parts_mut(start, len), piece.offset),
+                Direction::Write => file.write_at(std::slice::from_raw_parts(start, len), piece.offset),
+            }
         }
     }
 }

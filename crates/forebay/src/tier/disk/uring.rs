@@ -2,7 +2,7 @@
 //! without waiting for any single one of them.
 //!
 //! Promises: the order of pieces is the schedule's; the thread sleeps when there is nothing to do; what its transfers
-//! end with is told on other threads (stores on one, loads on one and its helper), so that checking and copying keep no piece from
+//! end with is told on other threads (stores on one, loads on one, each with a helper), so that checking and copying keep no piece from
 //! the device. A panic there costs that transfer only. Memory that the kernel may still write to is never given back:
 //! if the ring itself fails, the slots of what is under way are lost, and the engine takes no more.
 //!
@@ -11,6 +11,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -38,6 +39,8 @@ const RING_ENTRIES: u32 = 128;
 const REGISTERED_BYTES: usize = 1 << 30;
 /// What the wake-up's answer is known by; pieces count from one.
 const WAKE_TOKEN: u64 = 0;
+/// `IORING_ENTER_GETEVENTS` of the kernel's interface.
+const ENTER_GETEVENTS: u32 = 1;
 /// After a submission that the kernel had no memory for.
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
 
@@ -93,22 +96,22 @@ impl UringEngine {
         // The ring belongs to the thread that uses it: the kernel then spares itself locks and interrupts.
         let (tell, told) = sync_channel(1);
         engine.crew.spawn("forebay-ring".into(), move || {
+            let shared = Closing(shared);
             match Ring::new(files, staging) {
                 Ok(ring) => {
                     let _ = tell.send(Ok(()));
-                    shared.serve(ring);
+                    shared.0.serve(ring);
                 }
                 Err(error) => {
                     let _ = tell.send(Err(error));
                 }
             }
-            shared.stored.close();
-            shared.loaded.close();
         })?;
         let begun = told.recv().unwrap_or_else(|_| Err(io::Error::other("its thread ended")));
         begun.map_err(|error| Error::io("starting io_uring", error))?;
-        let crew: [(&str, Telling); 3] = [
+        let crew: [(&str, Telling); 4] = [
             ("forebay-stored", |shared| shared.stored.pop()),
+            ("forebay-stored-too", |shared| shared.stored.pop_behind()),
             ("forebay-loaded", |shared| shared.loaded.pop()),
             // Two at once share the memory's speed and cost more than one: the second only helps out.
             ("forebay-loaded-too", |shared| shared.loaded.pop_behind()),
@@ -194,7 +197,7 @@ impl Shared {
             }
             if let Err(error) = ring.wait(&self.wake) {
                 tracing::error!(%error, "io_uring failed; the disk is not used any more");
-                self.abandon(schedule);
+                // What is under way is given up, and the memory that the kernel may be at lost, as `schedule` goes.
                 return;
             }
             for (token, answer) in ring.answers(&self.wake) {
@@ -214,16 +217,25 @@ impl Shared {
             engine::tell(not_taken.into_inner());
         }
     }
+}
 
-    /// The ring is gone, and the kernel may be at work in the slots: they are lost, and so is what they were for.
-    fn abandon(&self, schedule: Schedule) {
+/// Closes everything when the ring's thread ends, however it does.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
         let left = {
-            let mut inbox = self.inbox.lock();
+            let mut inbox = self.0.inbox.lock();
             inbox.closed = true;
             std::mem::take(&mut inbox.transfers)
         };
-        left.into_iter().for_each(|transfer| transfer.refuse(engine::shut_down()));
-        schedule.abandon();
+        for transfer in left {
+            if catch_unwind(AssertUnwindSafe(|| transfer.refuse(engine::shut_down()))).is_err() {
+                tracing::error!("the end of a chunk's transfer panicked; the chunk was given up");
+            }
+        }
+        self.0.stored.close();
+        self.0.loaded.close();
     }
 }
 
@@ -348,7 +360,12 @@ impl Ring {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // No memory for so many, or answers that want to be taken first.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
-                    if !self.kernel.completion().is_empty() {
+                    // Have it post the answers it has: they may hold what it lacks.
+                    // SAFETY: hands over no entry.
+                    let asked = unsafe {
+                        self.kernel.submitter().enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None)
+                    };
+                    if asked.is_ok() && !self.kernel.completion().is_empty() {
                         break;
                     }
                     std::thread::sleep(RETRY_PAUSE);

@@ -9,6 +9,7 @@ use crate::catalog::{Extent, Extents};
 use crate::key::ChunkKey;
 use crate::memory::{PageMemory, Pages};
 use crate::staging::{Class, Staging};
+use crate::tier::disk::engine::Payload;
 
 const BLOCK: usize = BLOCK_BYTES;
 
@@ -40,7 +41,18 @@ impl Bench {
         number: u32,
         direction: Direction,
         ranges: &[(u32, u32)],
-        payload: Option<Pages<'static>>,
+        pages: Option<Pages<'static>>,
+    ) {
+        let payload = pages.map(|pages| Payload { pages, keep: Arc::new(()) });
+        self.add_kept(number, direction, ranges, payload);
+    }
+
+    fn add_kept(
+        &mut self,
+        number: u32,
+        direction: Direction,
+        ranges: &[(u32, u32)],
+        payload: Option<Payload>,
     ) {
         let extents: Vec<_> = ranges.iter().map(|&(start, blocks)| Extent { start, blocks }).collect();
         let extents = Extents::from_slice(&extents).unwrap();
@@ -335,4 +347,22 @@ proptest! {
         prop_assert!(bench.schedule.is_idle());
         prop_assert_eq!(bench.staging.usage().in_use, 0);
     }
+}
+
+#[test]
+fn what_the_device_may_be_at_is_not_given_back_when_it_is_given_up() {
+    let mut bench = Bench::new(3, 15, limits(8, 4, 4));
+    let keep: Arc<dyn Send + Sync> = Arc::new(());
+    let kept = Arc::downgrade(&keep);
+    let mut memory = PageMemory::new(15 * BLOCK).unwrap();
+    // SAFETY: nobody touches it: there is no device here.
+    let pages = Pages::of(&mut memory, 15 * BLOCK).map(|pages| unsafe { pages.detach() }).unwrap();
+    bench.add_kept(1, Direction::Write, &[(0, 16)], Some(Payload { pages, keep }));
+    bench.add(2, Direction::Read, &[(100, 16)]);
+    bench.pieces();
+    let Bench { schedule, staging, ends } = bench;
+    drop(schedule);
+    assert_eq!(staging.usage().in_use, 2, "slots that the device may write to");
+    assert!(kept.upgrade().is_some(), "memory that the device may read");
+    assert_eq!(Arc::strong_count(&ends), 1, "what was to be told was dropped, and so answers for itself");
 }
