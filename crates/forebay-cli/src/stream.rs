@@ -1,16 +1,16 @@
 //! Chunks driven through a cache, a bounded number of them at a time: what `replay` and `bench` time.
 //!
-//! A chunk is submitted by itself, as soon as fewer than the window are under way, and takes one of the buffers, which
-//! lie on huge pages and go round. Its time runs from there to its completion callback, so with a window larger than
-//! one it holds the wait for those before it.
+//! Chunks that follow each other are submitted in one call, as an engine hands over a prompt, as soon as the window has
+//! room for them: a sixth of it at once, [`CALL_CHUNKS_MAX`] at most. Each takes one of the buffers, which lie on huge
+//! pages and go round. Its time runs from there to its completion callback, so with a window larger than one it holds
+//! the wait for those before it.
 //!
 //! Promises: what the measurement does for itself (making a chunk, checking one that came) is not in the processor
 //! time it reports, nor, as long as there are no more chunks than buffers, in the time. Every chunk that is reported
 //! loaded was looked at. When it returns, nothing is under way.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use forebay::mover::{Observer, Sink, Source, drain_to, fill_from};
@@ -28,6 +28,9 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Most chunks that are under way at once, however many slots there are.
 const WINDOW_MAX: usize = 256;
+
+/// Most chunks of one call.
+const CALL_CHUNKS_MAX: usize = 16;
 
 /// Buffers, and how many chunks may be under way.
 pub(crate) struct Stream {
@@ -89,7 +92,7 @@ struct Lent {
     len: usize,
     /// Not to be reached by the drive.
     copied: bool,
-    back: Sender<Event>,
+    back: Arc<Mailbox>,
 }
 
 enum Event {
@@ -105,11 +108,55 @@ enum End {
     Failed(String),
 }
 
+/// Events on their way from the engine's threads. Who waits is woken once for as many ends as it wants, not for each.
+#[derive(Default)]
+struct Mailbox {
+    state: Mutex<Mail>,
+    enough: Condvar,
+}
+
+#[derive(Default)]
+struct Mail {
+    events: Vec<Event>,
+    /// Those of them that are ends.
+    ends: usize,
+    /// What is waited for; zero is any event.
+    wanted: usize,
+}
+
+impl Mail {
+    fn is_enough(&self) -> bool {
+        self.ends >= self.wanted && !self.events.is_empty()
+    }
+}
+
+impl Mailbox {
+    fn put(&self, event: Event) {
+        let mut mail = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        mail.ends += usize::from(matches!(event, Event::Ended(..)));
+        mail.events.push(event);
+        let enough = mail.is_enough();
+        drop(mail);
+        if enough {
+            self.enough.notify_one();
+        }
+    }
+
+    /// Waits until so many chunks have ended, or with zero for any event; gives all events there are.
+    fn take(&self, ends: usize) -> Vec<Event> {
+        let mut mail = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        mail.wanted = ends;
+        mail = self.enough.wait_while(mail, |mail| !mail.is_enough()).unwrap_or_else(PoisonError::into_inner);
+        mail.wanted = usize::MAX;
+        mail.ends = 0;
+        std::mem::take(&mut mail.events)
+    }
+}
+
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(memory) = self.memory.take() {
-            // Nobody waits for it only when the measurement is over.
-            let _ = self.back.send(Event::Back(self.attempt, memory));
+            self.back.put(Event::Back(self.attempt, memory));
         }
     }
 }
@@ -159,7 +206,10 @@ impl Sink for Lent {
 /// One direction: how a chunk is made ready, handed to the engine, and looked at.
 trait Way {
     fn prepare(&self, number: usize, memory: &mut PageMemory);
-    fn submit(&self, number: usize, lent: Lent, back: Sender<Event>) -> Result<()>;
+    /// Whether a chunk may go in one call with the one before it.
+    fn goes_on(&self, number: usize) -> bool;
+    /// Hands over chunks that go on from the one with this number.
+    fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox>) -> Result<()>;
     fn is_right(&self, number: usize, memory: &PageMemory) -> bool;
     fn chunk_bytes(&self) -> usize;
 }
@@ -183,8 +233,12 @@ impl Way for Storing<'_> {
         content::stamp(&self.keys[number], &mut memory[..self.chunk_bytes]);
     }
 
-    fn submit(&self, number: usize, lent: Lent, back: Sender<Event>) -> Result<()> {
-        let attempt = lent.attempt;
+    fn goes_on(&self, number: usize) -> bool {
+        number > 0 && (self.parents)(number) == Some(self.keys[number - 1])
+    }
+
+    fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox>) -> Result<()> {
+        let (ended, keys) = (Ended::of(&chunks, &self.keys[first..], events), &self.keys[first..]);
         let told = Arc::new(move |outcome: &forebay::StoreOutcome| {
             let end = match (outcome.status, &outcome.reason) {
                 (StoreStatus::Stored, _) => End::Moved,
@@ -193,10 +247,10 @@ impl Way for Storing<'_> {
                 (StoreStatus::Refused, Some(Reason::Full)) => End::Refused,
                 (status, reason) => End::Failed(why("storing", status.name(), reason.as_ref())),
             };
-            let _ = back.send(Event::Ended(attempt, end, Instant::now()));
+            ended.tell(&outcome.key, end);
         });
-        let chunk = vec![(self.keys[number], Box::new(lent) as _)];
-        self.cache.store(chunk, (self.parents)(number), Some(told)).map(drop)
+        let chunks = keys.iter().zip(chunks).map(|(key, lent)| (*key, Box::new(lent) as _)).collect();
+        self.cache.store(chunks, (self.parents)(first), Some(told)).map(drop)
     }
 
     fn is_right(&self, _: usize, _: &PageMemory) -> bool {
@@ -211,17 +265,22 @@ impl Way for Storing<'_> {
 impl Way for Loading<'_> {
     fn prepare(&self, _: usize, _: &mut PageMemory) {}
 
-    fn submit(&self, number: usize, lent: Lent, back: Sender<Event>) -> Result<()> {
-        let attempt = lent.attempt;
+    fn goes_on(&self, number: usize) -> bool {
+        number > 0
+    }
+
+    fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox>) -> Result<()> {
+        let (ended, keys) = (Ended::of(&chunks, &self.keys[first..], events), &self.keys[first..]);
         let told = Arc::new(move |outcome: &forebay::LoadOutcome| {
             let end = match (outcome.status, &outcome.reason) {
                 (LoadStatus::Loaded, _) => End::Moved,
                 (LoadStatus::Failed, Some(Reason::Busy)) => End::Busy,
                 (status, reason) => End::Failed(why("loading", status.name(), reason.as_ref())),
             };
-            let _ = back.send(Event::Ended(attempt, end, Instant::now()));
+            ended.tell(&outcome.key, end);
         });
-        self.cache.load(vec![(self.keys[number], Box::new(lent) as _)], Some(told));
+        let chunks = keys.iter().zip(chunks).map(|(key, lent)| (*key, Box::new(lent) as _)).collect();
+        self.cache.load(chunks, Some(told));
         Ok(())
     }
 
@@ -235,6 +294,27 @@ impl Way for Loading<'_> {
 
     fn chunk_bytes(&self) -> usize {
         self.chunk_bytes
+    }
+}
+
+/// Tells the ends of the chunks of one call.
+struct Ended {
+    attempts: Vec<(ChunkKey, usize)>,
+    events: Arc<Mailbox>,
+}
+
+impl Ended {
+    fn of(chunks: &[Lent], keys: &[ChunkKey], events: &Arc<Mailbox>) -> Self {
+        let attempts = keys.iter().zip(chunks).map(|(key, lent)| (*key, lent.attempt)).collect();
+        Self { attempts, events: Arc::clone(events) }
+    }
+
+    fn tell(&self, key: &ChunkKey, end: End) {
+        let now = Instant::now();
+        // A call's chunks have different keys.
+        if let Some((_, attempt)) = self.attempts.iter().find(|(of, _)| of == key) {
+            self.events.put(Event::Ended(*attempt, end, now));
+        }
     }
 }
 
@@ -301,7 +381,7 @@ impl Stream {
     }
 
     fn run(&mut self, count: usize, way: &impl Way, progress: &mut dyn FnMut(u64)) -> Result<Moved> {
-        let (sender, events) = channel();
+        let events = Arc::new(Mailbox::default());
         let mut run = Run {
             way,
             copied: self.copied,
@@ -311,28 +391,32 @@ impl Stream {
             under_way: 0,
             lent: 0,
             again: VecDeque::new(),
+            next: 0,
+            count,
             moved: Moved { latencies: Vec::with_capacity(count), ..Moved::default() },
             own_cpu: Duration::ZERO,
             failed: None,
         };
-        let mut numbers = 0..count;
+        let call_chunks = (self.window / 6).clamp(1, CALL_CHUNKS_MAX);
         let (begin, cpu_begin) = (Instant::now(), cpu());
         let mut end = begin;
         loop {
             while run.failed.is_none()
-                && run.under_way < self.window
-                && (!run.again.is_empty() || !numbers.is_empty())
+                && run.left() > 0
+                && run.under_way + call_chunks.min(run.left()) <= self.window
                 && let Some(memory) = run.buffer()
             {
-                let Some(number) = run.again.pop_front().or_else(|| numbers.next()) else { break };
-                run.submit(number, memory, &sender);
+                run.call(memory, call_chunks, &events);
             }
             if run.under_way == 0 && run.lent == 0 {
                 break;
             }
-            if let Some(ended_at) = run.hear(&events) {
-                end = end.max(ended_at);
-                progress(way.chunk_bytes() as u64);
+            // With nothing under way it is buffers that are waited for.
+            for event in events.take(call_chunks.min(run.under_way)) {
+                if let Some(ended_at) = run.hear(event) {
+                    end = end.max(ended_at);
+                    progress(way.chunk_bytes() as u64);
+                }
             }
         }
         run.moved.time = end - begin;
@@ -375,6 +459,9 @@ struct Run<'a, W> {
     /// Buffers that the engine has.
     lent: usize,
     again: VecDeque<usize>,
+    /// The first chunk that was not submitted yet, and the one behind the last.
+    next: usize,
+    count: usize,
     moved: Moved,
     /// Processor time that was spent on making and checking chunks.
     own_cpu: Duration,
@@ -405,27 +492,55 @@ impl<W: Way> Run<'_, W> {
         }
     }
 
-    fn submit(&mut self, number: usize, mut memory: PageMemory, sender: &Sender<Event>) {
+    /// Chunks that are to be submitted.
+    fn left(&self) -> usize {
+        self.again.len() + self.count - self.next
+    }
+
+    /// Submits what is to be tried again, or the next chunks that follow each other, at most so many: the first of them
+    /// from this memory. There is one left.
+    fn call(&mut self, mut memory: PageMemory, most: usize, events: &Arc<Mailbox>) {
+        let again = self.again.pop_front();
+        let first = again.unwrap_or(self.next);
+        let most = if again.is_some() { 1 } else { most.min(self.count - self.next) };
+        let mut chunks = Vec::with_capacity(most);
+        loop {
+            chunks.push(self.lend(first + chunks.len(), memory, events));
+            if chunks.len() == most || !self.way.goes_on(first + chunks.len()) {
+                break;
+            }
+            let Some(free) = self.buffer() else { break };
+            memory = free;
+        }
+        if again.is_none() {
+            self.next += chunks.len();
+        }
+        let attempts = self.attempts.len() - chunks.len()..self.attempts.len();
+        self.under_way += chunks.len();
+        let now = Instant::now();
+        self.attempts[attempts.clone()].iter_mut().for_each(|attempt| attempt.state = State::UnderWay(now));
+        if let Err(error) = self.way.submit(first, chunks, events) {
+            self.under_way -= attempts.len();
+            self.attempts[attempts].iter_mut().for_each(|attempt| attempt.state = State::Over);
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    /// A chunk in a buffer, as an attempt of its own.
+    fn lend(&mut self, number: usize, mut memory: PageMemory, events: &Arc<Mailbox>) -> Lent {
         let before = thread_cpu();
         self.way.prepare(number, &mut memory);
         self.own_cpu += thread_cpu().saturating_sub(before);
         let attempt = self.attempts.len();
         let len = self.way.chunk_bytes();
-        let lent = Lent { attempt, memory: Some(memory), len, copied: self.copied, back: sender.clone() };
         self.lent += 1;
-        self.under_way += 1;
-        self.attempts.push(Attempt { number, state: State::UnderWay(Instant::now()) });
-        if let Err(error) = self.way.submit(number, lent, sender.clone()) {
-            self.under_way -= 1;
-            self.attempts[attempt].state = State::Over;
-            self.failed.get_or_insert(error);
-        }
+        self.attempts.push(Attempt { number, state: State::Over });
+        Lent { attempt, memory: Some(memory), len, copied: self.copied, back: Arc::clone(events) }
     }
 
-    /// Waits for the next event; gives when a chunk was moved, if it is that.
-    fn hear(&mut self, events: &Receiver<Event>) -> Option<Instant> {
-        // The caller has a sender, so the channel is never found closed.
-        match events.recv().ok()? {
+    /// Takes note of an event; gives when a chunk was moved, if it is that.
+    fn hear(&mut self, event: Event) -> Option<Instant> {
+        match event {
             Event::Back(attempt, memory) => {
                 self.lent -= 1;
                 self.landed.push_back((attempt, memory));
@@ -481,8 +596,12 @@ mod tests {
             content::stamp(&self.1[number], &mut memory[..self.0.chunk_bytes]);
         }
 
-        fn submit(&self, number: usize, lent: Lent, back: Sender<Event>) -> Result<()> {
-            self.0.submit(number, lent, back)
+        fn goes_on(&self, number: usize) -> bool {
+            self.0.goes_on(number)
+        }
+
+        fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox>) -> Result<()> {
+            self.0.submit(first, chunks, events)
         }
 
         fn is_right(&self, _: usize, _: &PageMemory) -> bool {

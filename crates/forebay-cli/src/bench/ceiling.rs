@@ -17,13 +17,15 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use super::kernel::Ring;
 use crate::content;
 use crate::process::cpu;
+use crate::quantiles::percentile;
 
 /// Depths that are tried, as far as the bytes under way stay below the bound.
 const DEPTHS: [usize; 5] = [2, 4, 8, 16, 32];
 const UNDER_WAY_BYTES_MAX: usize = 64 << 20;
 
-/// Depths are tried on so many bytes at most.
-const TRIAL_BYTES: u64 = 1 << 30;
+/// Each depth is tried so many times, by turns and on so many bytes at most: the drive's speed changes by the second.
+const TRIALS: usize = 6;
+const TRIAL_BYTES: u64 = 256 << 20;
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,19 +107,20 @@ impl Ceiling {
         ceiling.pass(&mut movers, Direction::Write, chunks, deepest, told)?;
         let trial = chunks.min(TRIAL_BYTES.div_ceil(chunk_bytes as u64));
         for direction in [Direction::Write, Direction::Read] {
-            let mut best = (Duration::MAX, depths[0]);
-            // Each twice, the second time the other way round: a drive's bursts favour who comes first.
-            let mut times = vec![Duration::MAX; depths.len()];
-            for number in (0..depths.len()).chain((0..depths.len()).rev()) {
-                let pass = ceiling.pass(&mut movers, direction, trial, depths[number], &mut || {})?;
-                times[number] = times[number].min(pass.time);
+            let mut times = vec![Vec::with_capacity(TRIALS); depths.len()];
+            for turn in 0..TRIALS {
+                // Up and down: a drive's bursts favour who comes first.
+                for step in 0..depths.len() {
+                    let number = if turn % 2 == 0 { step } else { depths.len() - 1 - step };
+                    let pass = ceiling.pass(&mut movers, direction, trial, depths[number], &mut || {})?;
+                    times[number].push(pass.time);
+                }
             }
-            for (time, depth) in times.into_iter().zip(&depths) {
-                best = best.min((time, *depth));
-            }
+            let medians = times.iter_mut().map(|times| percentile(times, 50));
+            let best = medians.zip(&depths).min().map_or(depths[0], |(_, depth)| *depth);
             match direction {
-                Direction::Read => ceiling.read_depth = best.1,
-                Direction::Write => ceiling.write_depth = best.1,
+                Direction::Read => ceiling.read_depth = best,
+                Direction::Write => ceiling.write_depth = best,
             }
         }
         Ok(ceiling)

@@ -45,9 +45,22 @@ pub(super) struct Piece {
     pub(super) token: u64,
     pub(super) direction: Direction,
     pub(super) drive: u8,
+    /// The header page, where that lies apart from the payload: the piece begins with it.
+    pub(super) header: Option<NonNull<u8>>,
+    /// The rest of the piece.
     pub(super) memory: NonNull<u8>,
+    /// Bytes in all.
     pub(super) len: usize,
     pub(super) offset: u64,
+}
+
+impl Piece {
+    /// Where it lies in memory: address and length, in the order of the file.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
+        let header = self.header.map(|header| (header, BLOCK_BYTES));
+        let header_bytes = header.map_or(0, |(_, len)| len);
+        header.into_iter().chain([(self.memory, self.len - header_bytes)])
+    }
 }
 
 // SAFETY: the memory is a part of a slot whose lease the schedule holds, or of a payload lent to it, and no other piece
@@ -92,13 +105,7 @@ impl Transfer {
             let done = self.given_out - before;
             if done < len {
                 let parts = ((len + piece_bytes / 2) / piece_bytes).max(1);
-                let header_alone = self.payload.is_some() && self.given_out == 0;
-                let each = if header_alone {
-                    BLOCK_BYTES
-                } else {
-                    len.div_ceil(parts).next_multiple_of(BLOCK_BYTES)
-                };
-                let each = each.min(len - done);
+                let each = len.div_ceil(parts).next_multiple_of(BLOCK_BYTES).min(len - done);
                 let part = Part {
                     transfer: id,
                     at: self.given_out,
@@ -114,14 +121,16 @@ impl Transfer {
         None
     }
 
-    /// Where a part lies in memory.
-    fn memory(&self, part: Part) -> NonNull<u8> {
+    /// Where a part lies in memory: the header page, if it begins with that and the payload lies elsewhere, and the
+    /// rest.
+    fn memory(&self, part: Part) -> (Option<NonNull<u8>>, NonNull<u8>) {
         // SAFETY: a part lies within its chunk. `Schedule::add` saw that the chunk lies within the slot, or its header
-        // page does and the payload within the memory that came with it; no part is of both.
+        // page does and the payload within the memory that came with it.
         unsafe {
             match &self.payload {
-                Some((payload, _)) if part.at >= BLOCK_BYTES => payload.add(part.at - BLOCK_BYTES),
-                _ => self.slot.add(part.at),
+                Some((payload, _)) if part.at >= BLOCK_BYTES => (None, payload.add(part.at - BLOCK_BYTES)),
+                Some((payload, _)) if part.len > BLOCK_BYTES => (Some(self.slot), *payload),
+                _ => (None, self.slot.add(part.at)),
             }
         }
     }
@@ -289,10 +298,10 @@ impl Schedule {
         };
         let token = self.number();
         let transfer = self.transfers.get(&part.transfer)?;
-        let (memory, drive) = (transfer.memory(part), transfer.record.drive);
+        let ((header, memory), drive) = (transfer.memory(part), transfer.record.drive);
         self.with_device.insert(token, part);
         self.line(direction).with_device += 1;
-        Some(Piece { token, direction, drive, memory, len: part.len, offset: part.offset })
+        Some(Piece { token, direction, drive, header, memory, len: part.len, offset: part.offset })
     }
 
     /// After an error: what is with the device is waited for, nothing else of the chunk is moved.

@@ -119,14 +119,22 @@ impl Shared {
 
     fn carry(&self, piece: &Piece) -> io::Result<usize> {
         let file = self.files.get(piece.drive)?;
-        let (start, len) = (piece.memory.as_ptr(), piece.len);
-        // SAFETY: a piece is its holder's alone until it is answered, and lies within memory that is kept until then;
-        // of what is written to the disk others may read the memory.
-        unsafe {
-            match piece.direction {
-                Direction::Read => file.read_at(std::slice::from_raw_parts_mut(start, len), piece.offset),
-                Direction::Write => file.write_at(std::slice::from_raw_parts(start, len), piece.offset),
+        let mut moved = 0;
+        for (start, len) in piece.ranges() {
+            let (start, offset) = (start.as_ptr(), piece.offset + moved as u64);
+            // SAFETY: a piece is its holder's alone until it is answered, and lies within memory that is kept until
+            // then; of what is written to the disk others may read the memory.
+            let now = unsafe {
+                match piece.direction {
+                    Direction::Read => file.read_at(std::slice::from_raw_parts_mut(start, len), offset)?,
+                    Direction::Write => file.write_at(std::slice::from_raw_parts(start, len), offset)?,
+                }
+            };
+            moved += now;
+            if now < len {
+                break;
             }
         }
+        Ok(moved)
     }
 }
