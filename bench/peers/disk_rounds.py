@@ -30,7 +30,7 @@ class Entry:
     command: tuple[str, ...]
     mode: str = ""
     staging_mib: int | None = None
-    """Where the peer cannot do with what the others get."""
+    """Where the peer cannot do with what the others get, or needs less."""
 
 
 _PYTHON = str(HERE / ".venv" / "bin" / "python")
@@ -41,7 +41,7 @@ def _script(name: str) -> tuple[str, ...]:
 
 
 ENTRIES = (
-    Entry("forebay", _script("forebay_disk.py")),
+    Entry("forebay", _script("forebay_disk.py"), staging_mib=128),
     Entry("lmcache", _script("lmcache_disk.py"), "buffered", 1024),
     Entry("lmcache-direct", _script("lmcache_disk.py"), "direct", 1024),
     Entry("vllm-fs", _script("vllm_fs.py")),

@@ -116,8 +116,8 @@ def disk_section(options: argparse.Namespace) -> str:
     lines += [
         f"Medians of {about['rounds']} round(s), the range in brackets. {about['total_gib']:g} GiB a round, "
         f"{about['batch_mib']} MiB stored or loaded at once, {about['threads']} I/O threads. One copy from memory to "
-        f"memory costs {about['copy_cpu_s_per_gb']:.3f} CPU-s/GB here: Forebay's rows contain one each way, those of "
-        "LMCache and vLLM none. Bold is the best of a column.",
+        f"memory costs {about['copy_cpu_s_per_gb']:.3f} CPU-s/GB here: what a connector adds to a row whose "
+        "cache does not reach the engine's memory. Bold is the best of a column.",
     ]
     for chunk_mib in sorted({run["chunk_mib"] for run in seen}):
         lines += ["", f"#### Chunks of {chunk_mib} MiB", "", disk_table.table(seen, chunk_mib)]

@@ -151,6 +151,16 @@ class Source(Protocol):
 class Sink(Protocol):
     def drain(self, view: memoryview) -> None: ...
 
+class PageBuffer:
+    """`length` bytes, zeroed, on huge pages where there are any, for chunks that are stored and loaded often. A chunk
+    that is all of one, and a multiple of 4 KiB, is not copied: the drive reads and writes the memory where it lies. It
+    is a writable buffer (`memoryview`, `numpy.frombuffer`). Leave it alone while it is stored or loaded, and use it no
+    more when a load into it ended as "failed" for the reason "timed out": the drive may still answer."""
+
+    def __init__(self, length: int) -> None: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 class PagedMemory:
     """Host KV memory of an engine: `layers` runs of `blocks` pages. Page (l, b) is the `page_bytes` bytes at
     `address + layer_offsets[l] + b * block_stride`. `owner` is kept alive for as long as this or a transfer is."""

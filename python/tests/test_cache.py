@@ -84,6 +84,44 @@ def test_any_contiguous_buffer_serves(cache, make):
     assert back.tobytes() == memoryview(make()).tobytes()
 
 
+@pytest.mark.parametrize("length", [CHUNK, CHUNK - 4096, 4096, 4095, 1])
+def test_a_page_buffer_is_stored_from_and_loaded_into(tmp_path, length):
+    with forebay.Cache(config(tmp_path), chunk_bytes=CHUNK) as cache:
+        keys = prompt(1, 20)
+        data = [payload(key)[:length] for key in keys]
+        buffers = [forebay.PageBuffer(length) for _ in keys]
+        for buffer, chunk in zip(buffers, data, strict=True):
+            assert (len(buffer), bytes(buffer)) == (length, bytes(length))
+            assert np.frombuffer(buffer, dtype=np.uint8).ctypes.data % 4096 == 0
+            memoryview(buffer)[:] = chunk
+        outcomes = cache.store(keys, buffers).wait(WAIT_S)
+        assert [outcome.status for outcome in outcomes] == ["stored"] * len(keys)
+        buffers.reverse()
+        assert [outcome.status for outcome in cache.load(keys, buffers).wait(WAIT_S)] == ["loaded"] * len(keys)
+        assert [bytes(buffer) for buffer in buffers] == data
+        plain = [bytearray(length) for _ in keys]
+        assert [outcome.status for outcome in cache.load(keys, plain).wait(WAIT_S)] == ["loaded"] * len(keys)
+        assert plain == data
+
+
+def test_a_page_buffer_lives_as_long_as_what_uses_it(tmp_path):
+    with forebay.Cache(config(tmp_path), chunk_bytes=CHUNK) as cache:
+        keys = prompt(1, 50)
+        view = memoryview(forebay.PageBuffer(3))
+        view[:] = b"abc"
+        handles = []
+        for key in keys:
+            buffer = forebay.PageBuffer(CHUNK)
+            memoryview(buffer)[:] = payload(key)
+            handles.append(cache.store([key], [buffer]))
+            del buffer
+        assert {handle.wait(WAIT_S)[0].status for handle in handles} == {"stored"}
+        back = [bytearray(CHUNK) for _ in keys]
+        cache.load(keys, back).wait(WAIT_S)
+        assert back == [payload(key) for key in keys]
+        assert view.tobytes() == b"abc"
+
+
 def test_a_store_of_what_is_there_is_present(cache):
     keys = prompt(1, 3)
     data = [payload(key) for key in keys]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from peer import Peer, huge_buffers, run
+from peer import Peer, run
 
 import forebay
 
@@ -33,10 +33,10 @@ class Forebay(Peer):
         self._cache = forebay.Cache(config, options.chunk_bytes)
         self._keys = forebay.chunk_keys(range(options.chunks), 1, forebay.Namespace(model="bench"))
         self.caller_bytes = options.batch * options.chunk_bytes
-        self._buffers = huge_buffers(options.batch, options.chunk_bytes)
+        self._buffers = [forebay.PageBuffer(options.chunk_bytes) for _ in range(options.batch)]
 
     def room(self, chunks: Sequence[int]) -> list[memoryview]:
-        return self._buffers[: len(chunks)]
+        return [memoryview(buffer) for buffer in self._buffers[: len(chunks)]]
 
     def store(self, chunks: Sequence[int]) -> None:
         parent = self._keys[chunks[0] - 1] if chunks[0] else None
@@ -47,7 +47,7 @@ class Forebay(Peer):
         keys = [self._keys[chunk] for chunk in chunks]
         outcomes = self._cache.load(keys, self._buffers[: len(keys)]).wait()
         return [
-            buffer if outcome.status == "loaded" else None
+            memoryview(buffer) if outcome.status == "loaded" else None
             for outcome, buffer in zip(outcomes, self._buffers, strict=False)
         ]
 

@@ -35,6 +35,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<plane::ChunkPlan>()?;
     module.add_class::<plane::Mover>()?;
     module.add_class::<plane::Transfer>()?;
+    module.add_class::<memory::PageBuffer>()?;
     module.add_class::<memory::PagedMemory>()?;
     module.add_class::<memory::PagedChunk>()?;
     module.add_function(wrap_pyfunction!(keys::chunk_keys, module)?)?;

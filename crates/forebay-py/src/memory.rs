@@ -1,14 +1,15 @@
 //! Engine memory as Python gives it: buffers, pages of a KV cache, objects that copy for themselves.
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 
-use forebay::Regions;
-use forebay::mover::{Observer, Region, Sink, Source};
+use forebay::mover::{Observer, Region, Sink, Source, drain_to, fill_from};
+use forebay::{PageMemory, Pages, Regions};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::error::argument;
+use crate::error::{argument, raise};
 
 /// Host KV memory of an engine.
 #[pyclass(module = "forebay", frozen)]
@@ -93,6 +94,95 @@ impl PagedChunk {
         // SAFETY: the addresses were checked against the memory that `owner` was said to keep alive, by the engine
         // that owns both; it lets nobody else write to these blocks until the transfer is released.
         unsafe { Regions::new(self.pages.iter().map(region).collect(), owner) }
+    }
+}
+
+/// A buffer that the drive reads and writes where it lies.
+#[pyclass(module = "forebay", frozen)]
+pub(crate) struct PageBuffer(Arc<PageBytes>);
+
+/// Memory that Python and a transfer may have at the same time: reached by its address only.
+struct PageBytes {
+    start: NonNull<u8>,
+    len: usize,
+    _memory: PageMemory,
+}
+
+// SAFETY: an address and the memory behind it, neither tied to a thread. That a caller leaves a buffer alone while it
+// is stored or loaded is the API's stated condition, as for any other buffer.
+unsafe impl Send for PageBytes {}
+// SAFETY: as above.
+unsafe impl Sync for PageBytes {}
+
+#[pymethods]
+impl PageBuffer {
+    #[new]
+    fn new(py: Python<'_>, length: usize) -> PyResult<Self> {
+        let mut memory = PageMemory::new(length).map_err(|error| raise(py, &error))?;
+        let (start, len) = (NonNull::from(memory.as_mut_slice()).cast(), memory.len());
+        Ok(Self(Arc::new(PageBytes { start, len, _memory: memory })))
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len
+    }
+
+    /// # Safety
+    /// `view` is Python's, to be filled in.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: std::ffi::c_int,
+    ) -> PyResult<()> {
+        let PageBytes { start, len, .. } = *slf.get().0;
+        let len = ffi::Py_ssize_t::try_from(len)?;
+        // SAFETY: the view holds a reference to this object, which keeps the memory where it is.
+        match unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start.as_ptr().cast(), len, 0, flags) } {
+            0 => Ok(()),
+            _ => Err(PyErr::fetch(slf.py())),
+        }
+    }
+}
+
+/// The memory of a [`PageBuffer`] on its way.
+struct InPages(Arc<PageBytes>);
+
+impl InPages {
+    fn reachable(&mut self) -> Option<Pages<'_>> {
+        // SAFETY: the memory is kept by this, and left alone by the caller, as the API asks of him.
+        unsafe { Pages::from_raw(self.0.start, self.0.len) }
+    }
+}
+
+impl Source for InPages {
+    fn len(&self) -> usize {
+        self.0.len
+    }
+
+    fn pages(&mut self) -> Option<Pages<'_>> {
+        self.reachable()
+    }
+
+    fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
+        // SAFETY: as in `reachable`.
+        fill_from(unsafe { std::slice::from_raw_parts(self.0.start.as_ptr(), self.0.len) }, slot, seen);
+        Ok(())
+    }
+}
+
+impl Sink for InPages {
+    fn len(&self) -> usize {
+        self.0.len
+    }
+
+    fn pages(&mut self) -> Option<Pages<'_>> {
+        self.reachable()
+    }
+
+    fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
+        // SAFETY: as in `reachable`.
+        drain_to(slot, unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr(), self.0.len) }, seen);
+        Ok(())
     }
 }
 
@@ -184,7 +274,7 @@ pub(crate) fn source(object: &Bound<'_, PyAny>, len: usize) -> PyResult<Box<dyn 
     if object.hasattr("fill")? && !object.hasattr("__array_interface__")? {
         return Ok(Box::new(Called { object: object.clone().unbind(), len }));
     }
-    Ok(Box::new(exported(object, false)?))
+    buffer_source(object)
 }
 
 /// A chunk's memory to load into.
@@ -195,15 +285,21 @@ pub(crate) fn sink(object: &Bound<'_, PyAny>, len: usize) -> PyResult<Box<dyn Si
     if object.hasattr("drain")? {
         return Ok(Box::new(Called { object: object.clone().unbind(), len }));
     }
-    Ok(Box::new(exported(object, true)?))
+    buffer_sink(object)
 }
 
-/// Plain buffers, for the façade.
+/// Buffers, for the façade.
 pub(crate) fn buffer_source(object: &Bound<'_, PyAny>) -> PyResult<Box<dyn Source>> {
+    if let Ok(buffer) = object.cast::<PageBuffer>() {
+        return Ok(Box::new(InPages(Arc::clone(&buffer.get().0))));
+    }
     Ok(Box::new(exported(object, false)?))
 }
 
-/// Plain buffers, for the façade.
+/// Buffers, for the façade.
 pub(crate) fn buffer_sink(object: &Bound<'_, PyAny>) -> PyResult<Box<dyn Sink>> {
+    if let Ok(buffer) = object.cast::<PageBuffer>() {
+        return Ok(Box::new(InPages(Arc::clone(&buffer.get().0))));
+    }
     Ok(Box::new(exported(object, true)?))
 }
