@@ -328,13 +328,16 @@ def test_dropping_everything_with_chunks_under_way_does_not_stop_the_interpreter
 
 
 def test_a_program_may_end_without_closing(tmp_path):
+    # One write a line: callbacks run on several threads.
     program = f"""
+import sys
 import forebay
 config = forebay.Config(local_disk={str(tmp_path)!r}, max_local_disk_size=0.0625, use_only_staging_buffer=True,
                         max_local_cpu_size={2 * CHUNK / GIB}, disk_min_free_size=0)
 cache = forebay.Cache(config, {CHUNK})
 keys = forebay.chunk_keys(range(800), 4)
-handle = cache.store(keys, [bytes({CHUNK}) for _ in keys], lambda key, outcome: print(outcome.status))
+tell = lambda key, outcome: sys.stdout.write(outcome.status + "\\n")
+handle = cache.store(keys, [bytes({CHUNK}) for _ in keys], tell)
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.split() == ["stored"] * 200
