@@ -277,6 +277,15 @@ impl Schedule {
         self.end_if_over(part.transfer)
     }
 
+    /// Whether there is something to give out this way that the device may not have yet. Then something is with the
+    /// device, and its answer comes before more can go.
+    pub(super) fn waits(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Read => self.reads.waits(),
+            Direction::Write => self.writes.waits(),
+        }
+    }
+
     /// Whether there is nothing to do.
     pub(super) fn is_idle(&self) -> bool {
         self.transfers.is_empty()

@@ -67,8 +67,24 @@ struct Shared {
 struct Inbox {
     transfers: Vec<ChunkTransfer>,
     closed: bool,
-    /// The ring's thread waits in the kernel and must be woken.
-    asleep: bool,
+    /// The ring's thread waits in the kernel, and must be woken for a transfer this way. It need not be while others wait
+    /// that way: then it is the device's next answer that makes room for more.
+    wake_for_read: bool,
+    wake_for_write: bool,
+}
+
+impl Inbox {
+    /// Whether to wake the ring's thread for a transfer this way; once is enough.
+    fn wakes_for(&mut self, direction: Direction) -> bool {
+        let wakes = match direction {
+            Direction::Read => self.wake_for_read,
+            Direction::Write => self.wake_for_write,
+        };
+        if wakes {
+            (self.wake_for_read, self.wake_for_write) = (false, false);
+        }
+        wakes
+    }
 }
 
 impl UringEngine {
@@ -138,10 +154,10 @@ impl IoEngine for UringEngine {
             transfer.refuse(engine::shut_down());
             return;
         }
+        let wakes = inbox.wakes_for(transfer.direction);
         inbox.transfers.push(transfer);
-        let asleep = std::mem::take(&mut inbox.asleep);
         drop(inbox);
-        if asleep {
+        if wakes {
             self.shared.ring_the_bell();
         }
     }
@@ -173,30 +189,30 @@ impl Shared {
     fn serve(&self, mut ring: Ring) {
         let mut schedule = Schedule::new(LIMITS);
         loop {
-            let closed = {
+            let (new, closed) = {
                 let mut inbox = self.inbox.lock();
-                let new = std::mem::take(&mut inbox.transfers);
                 // Whoever submits from here on rings; the bell is heard in `wait`, also if it rang before.
-                inbox.asleep = true;
-                let closed = inbox.closed;
-                drop(inbox);
-                new.into_iter()
-                    .filter_map(|transfer| schedule.add(transfer))
-                    .for_each(|ended| self.end(ended));
-                closed
+                (inbox.wake_for_read, inbox.wake_for_write) = (true, true);
+                (std::mem::take(&mut inbox.transfers), inbox.closed)
             };
+            new.into_iter().filter_map(|transfer| schedule.add(transfer)).for_each(|ended| self.end(ended));
             let mut refused = Vec::new();
             while let Some(piece) = schedule.next() {
                 if let Err(error) = ring.push(&piece) {
                     refused.push((piece.token, error));
                 }
             }
-            for (token, error) in refused {
-                schedule.complete(token, Err(error)).into_iter().for_each(|ended| self.end(ended));
+            if !refused.is_empty() {
+                for (token, error) in refused {
+                    schedule.complete(token, Err(error)).into_iter().for_each(|ended| self.end(ended));
+                }
+                // That made room for others.
+                continue;
             }
             if closed && schedule.is_idle() {
                 return;
             }
+            self.wake_for_what_would_go(&schedule);
             if let Err(error) = ring.wait(&self.wake) {
                 tracing::error!(%error, "io_uring failed; the disk is not used any more");
                 // What is under way is given up, and the memory that the kernel may be at lost, as `schedule` goes.
@@ -206,6 +222,14 @@ impl Shared {
                 schedule.complete(token, answer).into_iter().for_each(|ended| self.end(ended));
             }
         }
+    }
+
+    /// Before the ring's thread sleeps: a transfer behind others that wait for the device changes nothing.
+    fn wake_for_what_would_go(&self, schedule: &Schedule) {
+        let mut inbox = self.inbox.lock();
+        // Who has submitted since has rung, or will.
+        inbox.wake_for_read &= !schedule.waits(Direction::Read);
+        inbox.wake_for_write &= !schedule.waits(Direction::Write);
     }
 
     /// Hands what has ended to those who tell it.

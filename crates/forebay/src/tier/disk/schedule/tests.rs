@@ -273,7 +273,7 @@ proptest! {
         // SAFETY: the memory outlives the schedule's use of it.
         let pages = Pages::of(&mut payload, (blocks - 1) * BLOCK).map(|pages| unsafe { pages.detach() });
         bench.add_from(0, Direction::Write, &ranges, pages);
-        let mut file = vec![0; 100];
+        let mut file = [0; 100];
         let mut stops = stops.into_iter();
         let mut with_device = VecDeque::new();
         loop {
@@ -368,6 +368,8 @@ proptest! {
                     device.extend(bench.pieces());
                     prop_assert!(device.len() <= limits.pieces_max);
                     prop_assert!(count(&device, Direction::Write) <= limits.writes_max);
+                    let waits = [Direction::Read, Direction::Write].map(|way| bench.schedule.waits(way));
+                    prop_assert!(waits == [false; 2] || !device.is_empty(), "nobody's answer would go on with it");
                 }
                 Step::Answer { which, how } => {
                     if device.is_empty() {
