@@ -9,8 +9,10 @@
 //! time it reports, nor, as long as there are no more chunks than buffers, in the time. Every chunk that is reported
 //! loaded was looked at. When it returns, nothing is under way.
 
+mod mailbox;
+
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay::mover::{Observer, Sink, Source, drain_to, fill_from};
@@ -19,6 +21,7 @@ use forebay::{Cache, ChunkKey, Error, ErrorKind, LoadStatus, PageMemory, Pages, 
 
 use crate::content;
 use crate::process::{cpu, thread_cpu};
+use mailbox::Mailbox;
 
 /// Before a chunk that was refused as busy is tried again.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
@@ -92,7 +95,7 @@ struct Lent {
     len: usize,
     /// Not to be reached by the drive.
     copied: bool,
-    back: Arc<Mailbox>,
+    back: Arc<Mailbox<Event>>,
 }
 
 enum Event {
@@ -108,55 +111,10 @@ enum End {
     Failed(String),
 }
 
-/// Events on their way from the engine's threads. Who waits is woken once for as many ends as it wants, not for each.
-#[derive(Default)]
-struct Mailbox {
-    state: Mutex<Mail>,
-    enough: Condvar,
-}
-
-#[derive(Default)]
-struct Mail {
-    events: Vec<Event>,
-    /// Those of them that are ends.
-    ends: usize,
-    /// What is waited for; zero is any event.
-    wanted: usize,
-}
-
-impl Mail {
-    fn is_enough(&self) -> bool {
-        self.ends >= self.wanted && !self.events.is_empty()
-    }
-}
-
-impl Mailbox {
-    fn put(&self, event: Event) {
-        let mut mail = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        mail.ends += usize::from(matches!(event, Event::Ended(..)));
-        mail.events.push(event);
-        let enough = mail.is_enough();
-        drop(mail);
-        if enough {
-            self.enough.notify_one();
-        }
-    }
-
-    /// Waits until so many chunks have ended, or with zero for any event; gives all events there are.
-    fn take(&self, ends: usize) -> Vec<Event> {
-        let mut mail = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        mail.wanted = ends;
-        mail = self.enough.wait_while(mail, |mail| !mail.is_enough()).unwrap_or_else(PoisonError::into_inner);
-        mail.wanted = usize::MAX;
-        mail.ends = 0;
-        std::mem::take(&mut mail.events)
-    }
-}
-
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(memory) = self.memory.take() {
-            self.back.put(Event::Back(self.attempt, memory));
+            self.back.put(Event::Back(self.attempt, memory), false);
         }
     }
 }
@@ -209,7 +167,7 @@ trait Way {
     /// Whether a chunk may go in one call with the one before it.
     fn goes_on(&self, number: usize) -> bool;
     /// Hands over chunks that go on from the one with this number.
-    fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox>) -> Result<()>;
+    fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox<Event>>) -> Result<()>;
     fn is_right(&self, number: usize, memory: &PageMemory) -> bool;
     fn chunk_bytes(&self) -> usize;
 }
@@ -237,7 +195,7 @@ impl Way for Storing<'_> {
         number > 0 && (self.parents)(number) == Some(self.keys[number - 1])
     }
 
-    fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox>) -> Result<()> {
+    fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox<Event>>) -> Result<()> {
         let (ended, keys) = (Ended::of(&chunks, &self.keys[first..], events), &self.keys[first..]);
         let told = Arc::new(move |outcome: &forebay::StoreOutcome| {
             let end = match (outcome.status, &outcome.reason) {
@@ -269,7 +227,7 @@ impl Way for Loading<'_> {
         number > 0
     }
 
-    fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox>) -> Result<()> {
+    fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox<Event>>) -> Result<()> {
         let (ended, keys) = (Ended::of(&chunks, &self.keys[first..], events), &self.keys[first..]);
         let told = Arc::new(move |outcome: &forebay::LoadOutcome| {
             let end = match (outcome.status, &outcome.reason) {
@@ -300,11 +258,11 @@ impl Way for Loading<'_> {
 /// Tells the ends of the chunks of one call.
 struct Ended {
     attempts: Vec<(ChunkKey, usize)>,
-    events: Arc<Mailbox>,
+    events: Arc<Mailbox<Event>>,
 }
 
 impl Ended {
-    fn of(chunks: &[Lent], keys: &[ChunkKey], events: &Arc<Mailbox>) -> Self {
+    fn of(chunks: &[Lent], keys: &[ChunkKey], events: &Arc<Mailbox<Event>>) -> Self {
         let attempts = keys.iter().zip(chunks).map(|(key, lent)| (*key, lent.attempt)).collect();
         Self { attempts, events: Arc::clone(events) }
     }
@@ -313,7 +271,7 @@ impl Ended {
         let now = Instant::now();
         // A call's chunks have different keys.
         if let Some((_, attempt)) = self.attempts.iter().find(|(of, _)| of == key) {
-            self.events.put(Event::Ended(*attempt, end, now));
+            self.events.put(Event::Ended(*attempt, end, now), true);
         }
     }
 }
@@ -499,7 +457,7 @@ impl<W: Way> Run<'_, W> {
 
     /// Submits what is to be tried again, or the next chunks that follow each other, at most so many: the first of them
     /// from this memory. There is one left.
-    fn call(&mut self, mut memory: PageMemory, most: usize, events: &Arc<Mailbox>) {
+    fn call(&mut self, mut memory: PageMemory, most: usize, events: &Arc<Mailbox<Event>>) {
         let again = self.again.pop_front();
         let first = again.unwrap_or(self.next);
         let most = if again.is_some() { 1 } else { most.min(self.count - self.next) };
@@ -527,7 +485,7 @@ impl<W: Way> Run<'_, W> {
     }
 
     /// A chunk in a buffer, as an attempt of its own.
-    fn lend(&mut self, number: usize, mut memory: PageMemory, events: &Arc<Mailbox>) -> Lent {
+    fn lend(&mut self, number: usize, mut memory: PageMemory, events: &Arc<Mailbox<Event>>) -> Lent {
         let before = thread_cpu();
         self.way.prepare(number, &mut memory);
         self.own_cpu += thread_cpu().saturating_sub(before);
@@ -600,7 +558,7 @@ mod tests {
             self.0.goes_on(number)
         }
 
-        fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox>) -> Result<()> {
+        fn submit(&self, first: usize, chunks: Vec<Lent>, events: &Arc<Mailbox<Event>>) -> Result<()> {
             self.0.submit(first, chunks, events)
         }
 
