@@ -77,7 +77,6 @@ def summary(options: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> dic
         "plain_rss_mib": plain["rss_mib"],
         "chunks": loaded["chunks_loaded"],
         "chunk_bytes": chunk_bytes(),
-        "slots": options.slots,
         "prompt_tokens": loaded["prompt_tokens"],
         "answer_tokens": len(loaded["token_ids"]),
         "model": "SmolLM2-135M-Instruct, float32, CPU",
@@ -131,7 +130,7 @@ def complaints(seen: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--slots", type=int, default=4, help="staging slots of a chunk each, two or more (default 4)")
+    parser.add_argument("--staging-mib", type=float, default=64, help="bound on staging memory (default 64 MiB)")
     parser.add_argument("--prompt-tokens", type=int, default=16 * CHUNK_TOKENS + 16, help="default: 4112")
     parser.add_argument("--answer-tokens", type=int, default=24)
     parser.add_argument("--disk", type=Path, help="where the cache lives (default: a temporary folder in target/)")
@@ -146,10 +145,10 @@ def main() -> None:
         "max_local_disk_size": 2,
         "local_cpu": False,
         "use_only_staging_buffer": True,
-        "max_local_cpu_size": options.slots * chunk_bytes() / GIB,
+        "max_local_cpu_size": options.staging_mib * (1 << 20) / GIB,
         "chunk_size": CHUNK_TOKENS,
     }
-    print(f"Forebay demo: {options.prompt_tokens} tokens, {options.slots} staging slots")
+    print(f"Forebay demo: {options.prompt_tokens} tokens, at most {options.staging_mib:g} MiB of staging")
     try:
         runs = {
             "plain": run_engine("vLLM alone", options, None, work),

@@ -35,13 +35,6 @@ SERVER_MAX_S = 120
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LMCACHE_TRACK_USAGE": "false", "LMCACHE_LOG_LEVEL": "WARNING"}
 
 
-def _chunk_bytes(model: Path) -> int:
-    """K and V of a chunk: layers x heads x head size x two x four bytes (float32) x tokens."""
-    config = json.loads((model / "config.json").read_text())
-    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    return int(config["num_hidden_layers"] * config["num_key_value_heads"] * head * 2 * 4 * CHUNK_TOKENS)
-
-
 def _forebay(options: argparse.Namespace, store: Path) -> dict[str, Any]:
     return {
         "kv_connector": "ForebayConnector",
@@ -52,7 +45,7 @@ def _forebay(options: argparse.Namespace, store: Path) -> dict[str, Any]:
             "max_local_disk_size": 4,
             "local_cpu": False,
             "use_only_staging_buffer": True,
-            "max_local_cpu_size": options.slots * _chunk_bytes(options.model) / GIB,
+            "max_local_cpu_size": options.staging_mib * (1 << 20) / GIB,
             "chunk_size": CHUNK_TOKENS,
         },
     }

@@ -143,19 +143,19 @@ class ControlPlane:
     def close(self) -> None: ...
 
 class Source(Protocol):
-    """Engine memory of any kind (a GPU's): called on a forebay thread, with the GIL. The view is a staging slot, lent
-    for the call: what is made from it (a tensor, an array) must not be used after the call has returned."""
+    """Engine memory of any kind (a GPU's): called on a forebay thread, with the GIL, for each part of the chunk in
+    order: the bytes from `offset` on, as many as the view has. The view is a staging slot, lent for the call: what is
+    made from it (a tensor, an array) must not be used after the call has returned."""
 
-    def fill(self, view: memoryview) -> None: ...
+    def fill(self, offset: int, view: memoryview) -> None: ...
 
 class Sink(Protocol):
-    def drain(self, view: memoryview) -> None: ...
+    def drain(self, offset: int, view: memoryview) -> None: ...
 
 class PageBuffer:
-    """`length` bytes, zeroed, on huge pages where there are any, for chunks that are stored and loaded often. A chunk
-    that is all of one, and a multiple of 4 KiB, is not copied: the drive reads and writes the memory where it lies. It
-    is a writable buffer (`memoryview`, `numpy.frombuffer`). Leave it alone while it is stored or loaded, and use it no
-    more when a load into it ended as "failed" for the reason "timed out": the drive may still answer."""
+    """`length` bytes, zeroed, on huge pages where there are any, for chunks that are stored often. A chunk that is all
+    of one, and a multiple of 4 KiB, is not copied when it is stored: the drive reads the memory where it lies. It is a
+    writable buffer (`memoryview`, `numpy.frombuffer`). Leave it alone while it is stored or loaded."""
 
     def __init__(self, length: int) -> None: ...
     def __len__(self) -> int: ...

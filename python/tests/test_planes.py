@@ -93,11 +93,11 @@ class Device:
     def __init__(self, data):
         self.data = bytearray(data)
 
-    def fill(self, view):
-        view[:] = self.data
+    def fill(self, offset, view):
+        view[:] = self.data[offset : offset + len(view)]
 
-    def drain(self, view):
-        self.data[:] = view
+    def drain(self, offset, view):
+        self.data[offset : offset + len(view)] = view
 
 
 def test_memory_that_copies_for_itself(planes):
@@ -115,7 +115,7 @@ def test_memory_that_copies_for_itself(planes):
 
 
 class Broken(Device):
-    def fill(self, view):
+    def fill(self, offset, view):
         raise RuntimeError("the device is gone")
 
 

@@ -139,16 +139,24 @@ def pages_of(layout_name: str) -> tuple[KvLayout, torch.Tensor, dict[str, torch.
     return layout, memory, caches
 
 
+@pytest.mark.parametrize("part_bytes", [10**9, PAGE_BYTES, 2 * PAGE_BYTES, PAGE_BYTES + 4, 3 * PAGE_BYTES - 4, 12])
 @pytest.mark.parametrize("layout_name", ["LBHNC", "BLHNC"])
-def test_a_chunk_crosses_pytorch_layer_by_layer_and_skipped_blocks_stay_as_they_are(layout_name: str) -> None:
+def test_a_chunk_crosses_pytorch_layer_by_layer_and_skipped_blocks_stay_as_they_are(
+    layout_name: str, part_bytes: int
+) -> None:
     layout, memory, caches = pages_of(layout_name)
     pages = DevicePages(layout, caches["layer0"])
     staging = bytearray(layout.chunk_bytes)
-    pages.chunk([5, 0, 3]).fill(memoryview(staging))
+    parts = [(at, memoryview(staging)[at : at + part_bytes]) for at in range(0, len(staging), part_bytes)]
+    chunk = pages.chunk([5, 0, 3])
+    for at, part in parts:
+        chunk.fill(at, part)
     expected = b"".join(bytes(caches[name][block].numpy()) for name in layout.layers for block in (5, 0, 3))
     assert bytes(staging) == expected
     before = memory.clone()
-    pages.chunk([1, SKIPPED_BLOCK, 7]).drain(memoryview(staging))
+    chunk = pages.chunk([1, SKIPPED_BLOCK, 7])
+    for at, part in parts:
+        chunk.drain(at, part)
     for name, cache in caches.items():
         assert torch.equal(cache[1], cache[5]) and torch.equal(cache[7], cache[3])
         untouched = [0, 2, 3, 4, 5, 6]

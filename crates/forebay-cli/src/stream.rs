@@ -119,28 +119,21 @@ impl Drop for Lent {
     }
 }
 
-impl Lent {
-    /// The chunk's memory where the drive may reach it, if that is what is measured.
-    fn reachable(&mut self) -> Option<Pages<'_>> {
-        if self.copied {
-            return None;
-        }
-        self.memory.as_mut().and_then(|memory| Pages::of(memory, self.len))
-    }
-}
-
 impl Source for Lent {
     fn len(&self) -> usize {
         self.len
     }
 
     fn pages(&mut self) -> Option<Pages<'_>> {
-        self.reachable()
+        if self.copied {
+            return None;
+        }
+        self.memory.as_mut().and_then(|memory| Pages::of(memory, self.len))
     }
 
-    fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
+    fn fill(&mut self, at: usize, to: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
         let own = self.memory.as_ref().ok_or("the buffer is gone")?;
-        fill_from(&own[..self.len], slot, seen);
+        fill_from(&own[at..at + to.len()], to, seen);
         Ok(())
     }
 }
@@ -150,13 +143,9 @@ impl Sink for Lent {
         self.len
     }
 
-    fn pages(&mut self) -> Option<Pages<'_>> {
-        self.reachable()
-    }
-
-    fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
+    fn drain(&mut self, at: usize, from: &[u8], seen: Observer<'_>) -> Result<(), String> {
         let own = self.memory.as_mut().ok_or("the buffer is gone")?;
-        drain_to(slot, &mut own[..self.len], seen);
+        drain_to(from, &mut own[at..at + from.len()], seen);
         Ok(())
     }
 }

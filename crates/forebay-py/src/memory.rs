@@ -97,7 +97,7 @@ impl PagedChunk {
     }
 }
 
-/// A buffer that the drive reads and writes where it lies.
+/// A buffer that the drive reads where it lies.
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct PageBuffer(Arc<PageBytes>);
 
@@ -147,25 +147,20 @@ impl PageBuffer {
 /// The memory of a [`PageBuffer`] on its way.
 struct InPages(Arc<PageBytes>);
 
-impl InPages {
-    fn reachable(&mut self) -> Option<Pages<'_>> {
-        // SAFETY: the memory is kept by this, and left alone by the caller, as the API asks of him.
-        unsafe { Pages::from_raw(self.0.start, self.0.len) }
-    }
-}
-
 impl Source for InPages {
     fn len(&self) -> usize {
         self.0.len
     }
 
     fn pages(&mut self) -> Option<Pages<'_>> {
-        self.reachable()
+        // SAFETY: the memory is kept by this, and left alone by the caller, as the API asks of him.
+        unsafe { Pages::from_raw(self.0.start, self.0.len) }
     }
 
-    fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
-        // SAFETY: as in `reachable`.
-        fill_from(unsafe { std::slice::from_raw_parts(self.0.start.as_ptr(), self.0.len) }, slot, seen);
+    fn fill(&mut self, at: usize, to: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
+        // SAFETY: as in `pages`.
+        let own = unsafe { std::slice::from_raw_parts(self.0.start.as_ptr(), self.0.len) };
+        fill_from(&own[at..at + to.len()], to, seen);
         Ok(())
     }
 }
@@ -175,13 +170,10 @@ impl Sink for InPages {
         self.0.len
     }
 
-    fn pages(&mut self) -> Option<Pages<'_>> {
-        self.reachable()
-    }
-
-    fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
-        // SAFETY: as in `reachable`.
-        drain_to(slot, unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr(), self.0.len) }, seen);
+    fn drain(&mut self, at: usize, from: &[u8], seen: Observer<'_>) -> Result<(), String> {
+        // SAFETY: the memory is kept by this, and left alone by the caller, as the API asks of him.
+        let own = unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr(), self.0.len) };
+        drain_to(from, &mut own[at..at + from.len()], seen);
         Ok(())
     }
 }
@@ -215,7 +207,8 @@ fn exported(object: &Bound<'_, PyAny>, writable: bool) -> PyResult<Regions> {
     Ok(unsafe { Regions::new(vec![region], owner) })
 }
 
-/// An object that copies for itself, called with the GIL and a view of the slot.
+/// An object that copies for itself, called with the GIL, for each part of the chunk: where in the chunk it begins, and a
+/// view of the slot.
 struct Called {
     object: Py<PyAny>,
     len: usize,
@@ -223,7 +216,7 @@ struct Called {
 
 impl Called {
     /// Calls a method with a memoryview that does not outlive the call.
-    fn call(&self, method: &str, slot: *mut u8, len: usize, flags: i32) -> Result<(), String> {
+    fn call(&self, method: &str, at: usize, slot: *mut u8, len: usize, flags: i32) -> Result<(), String> {
         let called = Python::try_attach(|py| -> PyResult<()> {
             let len = ffi::Py_ssize_t::try_from(len)?;
             // SAFETY: the slot is leased to the caller of this method for the whole call, and the view is released
@@ -232,7 +225,7 @@ impl Called {
             let view = unsafe {
                 Bound::from_owned_ptr_or_err(py, ffi::PyMemoryView_FromMemory(slot.cast(), len, flags))?
             };
-            let called = self.object.bind(py).call_method1(method, (&view,));
+            let called = self.object.bind(py).call_method1(method, (at, &view));
             let released = view.call_method0("release");
             called.and(released).map(|_| ())
         });
@@ -248,9 +241,9 @@ impl Source for Called {
         self.len
     }
 
-    fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
-        self.call("fill", slot.as_mut_ptr(), slot.len(), ffi::PyBUF_WRITE)?;
-        seen(slot);
+    fn fill(&mut self, at: usize, to: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
+        self.call("fill", at, to.as_mut_ptr(), to.len(), ffi::PyBUF_WRITE)?;
+        seen(to);
         Ok(())
     }
 }
@@ -260,9 +253,9 @@ impl Sink for Called {
         self.len
     }
 
-    fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
-        seen(slot);
-        self.call("drain", slot.as_ptr().cast_mut(), slot.len(), ffi::PyBUF_READ)
+    fn drain(&mut self, at: usize, from: &[u8], seen: Observer<'_>) -> Result<(), String> {
+        seen(from);
+        self.call("drain", at, from.as_ptr().cast_mut(), from.len(), ffi::PyBUF_READ)
     }
 }
 

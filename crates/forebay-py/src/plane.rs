@@ -90,7 +90,7 @@ impl ControlPlane {
         let config = &config.resolved.config;
         let namespace = namespace.map(|namespace| &namespace.0);
         let control = py.detach(|| {
-            config.staging_slots(chunk_bytes)?;
+            config.staging_shape(chunk_bytes)?;
             control::ControlPlane::open(config, chunk_bytes, namespace)
         });
         Ok(Self { control: control.map_err(|error| raise(py, &error))?, chunk_bytes })
@@ -266,7 +266,7 @@ impl Mover {
         Ok(Self { mover: Mutex::new(Some(mover)) })
     }
 
-    /// Writes chunks: `sources` are buffers, `PagedChunk`s or objects with `fill(memoryview)`.
+    /// Writes chunks: `sources` are buffers, `PagedChunk`s or objects with `fill(offset, memoryview)`.
     fn store(
         &self,
         py: Python<'_>,
@@ -290,7 +290,7 @@ impl Mover {
         Ok(Transfer { batch, mover: Arc::downgrade(&mover) })
     }
 
-    /// Reads chunks: `sinks` are writable buffers, `PagedChunk`s or objects with `drain(memoryview)`.
+    /// Reads chunks: `sinks` are writable buffers, `PagedChunk`s or objects with `drain(offset, memoryview)`.
     fn load(&self, py: Python<'_>, messages: Vec<Vec<u8>>, sinks: &Bound<'_, PyAny>) -> PyResult<Transfer> {
         let mover = self.open_mover(py)?;
         let (plans, memories) = pair(py, &messages, sinks, sink)?;

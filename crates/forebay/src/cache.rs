@@ -63,7 +63,7 @@ impl Cache {
         wrap: impl FnMut(Arc<dyn BlockFile>) -> Arc<dyn BlockFile>,
     ) -> Result<Self> {
         // What is wrong with the configuration is said before anything is touched.
-        config.staging_slots(chunk_bytes)?;
+        config.staging_shape(chunk_bytes)?;
         let control = Arc::new(ControlPlane::open(config, chunk_bytes, namespace)?);
         let files = DataFiles::open(control.data_paths(), config.disk_direct_io == DirectIo::Auto)?;
         let mover = Mover::start(config, chunk_bytes, files.wrapped(wrap))?;

@@ -257,6 +257,15 @@ impl<'a> Pages<'a> {
         self.len == 0
     }
 
+    /// Whole blocks of them.
+    pub(crate) fn part(self, bytes: std::ops::Range<usize>) -> Self {
+        assert!(bytes.start <= bytes.end && bytes.end <= self.len, "a part of {} bytes", self.len);
+        debug_assert!(bytes.start.is_multiple_of(BLOCK_BYTES) && bytes.end.is_multiple_of(BLOCK_BYTES));
+        // SAFETY: it lies in the memory that this stands for.
+        let start = unsafe { self.start.add(bytes.start) };
+        Self { start, len: bytes.end - bytes.start, _memory: PhantomData }
+    }
+
     pub(crate) fn as_ptr(&self) -> NonNull<u8> {
         self.start
     }

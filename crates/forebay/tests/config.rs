@@ -438,26 +438,26 @@ fn the_modes_follow_from_the_two_switches() {
 }
 
 #[test]
-fn staging_slots_use_all_memory_and_name_the_smallest_size_that_works() {
+fn a_staging_buffer_takes_what_it_can_use_and_names_the_smallest_size_that_works() {
     let slots = |size: f64, chunk_bytes: u64| {
         let size = format!("max_local_cpu_size: {size:?}");
-        accepted(with(&size)).config.staging_slots(chunk_bytes)
+        accepted(with(&size)).config.staging_shape(chunk_bytes).map(|shape| shape.slots)
     };
-    assert_eq!(slots(0.25, 8 << 20).unwrap(), 32);
-    assert_eq!(slots(0.015_625, 8 << 20).unwrap(), 2, "exactly two");
-    assert_eq!(slots(0.25, (8 << 20) - 4095).unwrap(), 32, "rounded up to whole pages");
-    assert_eq!(slots(8192.0, 1).unwrap(), 1 << 31);
+    assert_eq!(slots(0.25, 8 << 20).unwrap(), 6, "of a quarter of a chunk each");
+    assert_eq!(slots(0.003_906_25, 8 << 20).unwrap(), 2, "exactly two");
+    assert_eq!(slots(0.007_812_5, (8 << 20) - 4095).unwrap(), 4, "rounded up to whole pages");
+    assert_eq!(slots(8192.0, 1).unwrap(), 128);
 
-    let error = slots(0.01, 8 << 20).unwrap_err();
+    let error = slots(0.003, 8 << 20).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("`max_local_cpu_size` is"), "{error}");
     assert!(
-        error.to_string().contains("two are needed. Set max_local_cpu_size to 0.015625 GiB or more"),
+        error.to_string().contains("two are needed. Set max_local_cpu_size to 0.00390625 GiB or more"),
         "{error}"
     );
 
     assert!(slots(5.0, u64::MAX).unwrap_err().to_string().contains("chunk_bytes smaller"));
-    assert!(slots(5.0, u64::MAX / 2).unwrap_err().to_string().contains("max_local_cpu_size"));
+    assert_eq!(slots(5.0, u64::MAX / 2).unwrap(), 6, "no chunk is too large for two slots");
     assert_eq!(slots(5.0, 0).unwrap_err().kind(), ErrorKind::Argument);
 }
 
@@ -657,7 +657,7 @@ proptest! {
         match Config::from_values(base.into_iter().chain(entries)) {
             Ok(resolved) => {
                 holds_its_limits(&resolved);
-                let _ = resolved.config.staging_slots(chunk_bytes);
+                let _ = resolved.config.staging_shape(chunk_bytes);
                 let _ = format!("{resolved:?}");
             }
             Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Config),
@@ -695,9 +695,9 @@ proptest! {
         let config = |size: &str| {
             Config::from_values([("local_disk", "/kv"), ("max_local_disk_size", "1"), ("max_local_cpu_size", size)]).unwrap().config
         };
-        let Err(error) = config("0.00001").staging_slots(chunk_bytes) else { return Ok(()) };
+        let Err(error) = config("0.00001").staging_shape(chunk_bytes) else { return Ok(()) };
         let message = error.to_string();
         let size = message.split("Set max_local_cpu_size to ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
-        prop_assert_eq!(config(size).staging_slots(chunk_bytes).unwrap(), 2);
+        prop_assert_eq!(config(size).staging_shape(chunk_bytes).unwrap().slots, 2);
     }
 }

@@ -139,7 +139,7 @@ impl Source for Panics {
         self.0
     }
 
-    fn fill(&mut self, _: &mut [u8], _: Observer<'_>) -> Result<(), String> {
+    fn fill(&mut self, _: usize, _: &mut [u8], _: Observer<'_>) -> Result<(), String> {
         panic!("engine memory that panics")
     }
 }
@@ -151,7 +151,7 @@ impl Source for Refuses {
         self.0
     }
 
-    fn fill(&mut self, _: &mut [u8], _: Observer<'_>) -> Result<(), String> {
+    fn fill(&mut self, _: usize, _: &mut [u8], _: Observer<'_>) -> Result<(), String> {
         Err("engine memory is gone".into())
     }
 }

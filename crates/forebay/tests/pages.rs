@@ -1,12 +1,11 @@
-//! Chunks that the drive reads and writes where the engine has them.
+//! Chunks that the drive reads where the engine has them.
 
 mod support;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use forebay::mover::{Observer, Sink, Source};
-use forebay::outcome::{LoadStatus, Reason};
+use forebay::mover::{Observer, Source};
 use forebay::{Cache, ChunkKey, PageMemory, Pages, StoreStatus, Value};
 use support::{Faults, Home, KIB, PATIENCE, assert_nothing_leaked, bytes_of, config_with, count_right};
 use support::{prompt, store_all};
@@ -27,10 +26,6 @@ impl InPlace {
         let (back, returned) = channel();
         (Self { memory: Some(memory), back }, returned)
     }
-
-    fn whole(&mut self) -> Option<Pages<'_>> {
-        self.memory.as_mut().and_then(|memory| Pages::of(memory, CHUNK))
-    }
 }
 
 impl Drop for InPlace {
@@ -41,116 +36,43 @@ impl Drop for InPlace {
 
 impl Source for InPlace {
     fn len(&self) -> usize {
-        CHUNK
+        self.memory.as_ref().map_or(0, PageMemory::len)
     }
 
     fn pages(&mut self) -> Option<Pages<'_>> {
-        self.whole()
+        let len = Source::len(self);
+        self.memory.as_mut().and_then(|memory| Pages::of(memory, len))
     }
 
-    fn fill(&mut self, _: &mut [u8], _: Observer<'_>) -> Result<(), String> {
+    fn fill(&mut self, _: usize, _: &mut [u8], _: Observer<'_>) -> Result<(), String> {
         Err("it was to be read in place".into())
     }
 }
 
-impl Sink for InPlace {
-    fn len(&self) -> usize {
-        CHUNK
-    }
-
-    fn pages(&mut self) -> Option<Pages<'_>> {
-        self.whole()
-    }
-
-    fn drain(&mut self, _: &[u8], _: Observer<'_>) -> Result<(), String> {
-        Err("it was to be written in place".into())
-    }
-}
-
-fn store_in_place(cache: &Cache, keys: &[ChunkKey]) {
+fn store_in_place(cache: &Cache, keys: &[ChunkKey], chunk: usize) {
     let chunks =
-        keys.iter().map(|key| (*key, Box::new(InPlace::new(&bytes_of(key, CHUNK)).0) as _)).collect();
+        keys.iter().map(|key| (*key, Box::new(InPlace::new(&bytes_of(key, chunk)).0) as _)).collect();
     for end in cache.store(chunks, None, None).unwrap().wait(Some(PATIENCE)).expect("stores end") {
         assert_eq!(end.status, StoreStatus::Stored, "{end:?}");
     }
 }
 
-/// Loads chunks where they are wanted; gives how each ended, and what is there.
-fn load_in_place(cache: &Cache, keys: &[ChunkKey]) -> Vec<(LoadStatus, Option<Reason>, PageMemory)> {
-    let (chunks, returned): (Vec<_>, Vec<_>) = keys
-        .iter()
-        .map(|key| {
-            let (sink, returned) = InPlace::new(&vec![0xEE; CHUNK]);
-            ((*key, Box::new(sink) as _), returned)
-        })
-        .unzip();
-    let ends = cache.load(chunks, None).wait(Some(PATIENCE)).expect("loads end");
-    let memory = returned.into_iter().map(|returned| returned.recv_timeout(PATIENCE).expect("let go of"));
-    ends.into_iter().zip(memory).map(|(end, memory)| (end.status, end.reason, memory)).collect()
-}
-
 #[test]
-fn what_is_stored_in_place_is_loaded_in_place_and_by_copy_and_the_other_way_round() {
-    for engine in ["auto", "threads"] {
-        let home = TempDir::new().unwrap();
-        let config = config_with(home.path(), CHUNK, 3, 64 << 20, [("disk_io_engine", Value::from(engine))]);
-        let cache = Cache::open(&config, CHUNK as u64, None).unwrap();
-        let keys = prompt(0, 40);
-        store_in_place(&cache, &keys[..20]);
-        store_all(&cache, &keys[20..], CHUNK);
-        assert_eq!(count_right(&cache, &keys, CHUNK), 40, "{engine}");
-        for (key, (status, _, memory)) in keys.iter().zip(load_in_place(&cache, &keys)) {
-            assert_eq!(status, LoadStatus::Loaded, "{engine}");
-            assert!(*memory == *bytes_of(key, CHUNK), "{engine}: wrong bytes under {key}");
+fn what_is_stored_in_place_is_what_is_loaded() {
+    // Of one part, and of several.
+    for (chunk, slots) in [(CHUNK, 3), (9 * KIB * KIB, 2)] {
+        for engine in ["auto", "threads"] {
+            let home = TempDir::new().unwrap();
+            let more = [("disk_io_engine", Value::from(engine))];
+            let config = config_with(home.path(), chunk, slots, 256 << 20, more);
+            let cache = Cache::open(&config, chunk as u64, None).unwrap();
+            let keys = prompt(0, 20);
+            store_in_place(&cache, &keys[..10], chunk);
+            store_all(&cache, &keys[10..], chunk);
+            assert_eq!(count_right(&cache, &keys, chunk), 20, "{engine}");
+            assert_nothing_leaked(&cache);
         }
-        assert_nothing_leaked(&cache);
     }
-}
-
-#[test]
-fn guarantee_1_a_flipped_bit_is_seen_in_place_too() {
-    use std::os::unix::fs::FileExt;
-    let home = Home::new(CHUNK, 3, 64 << 20);
-    let cache = home.open();
-    let keys = prompt(0, 6);
-    store_in_place(&cache, &keys);
-    let data = std::fs::OpenOptions::new().read(true).write(true).open(home.data()).unwrap();
-    let stride = (4 * KIB + CHUNK) as u64;
-    // In the header, at both ends of the payload, and in the middle of it.
-    for (chunk, at) in [(0, 100), (1, 4096), (2, stride - 1), (3, stride / 2)] {
-        let mut byte = [0];
-        data.read_exact_at(&mut byte, chunk * stride + at).unwrap();
-        data.write_all_at(&[byte[0] ^ 4], chunk * stride + at).unwrap();
-    }
-    data.sync_all().unwrap();
-    let ends: Vec<_> = load_in_place(&cache, &keys).into_iter().map(|(status, ..)| status).collect();
-    let (miss, loaded) = (LoadStatus::Miss, LoadStatus::Loaded);
-    assert_eq!(ends, [miss, miss, miss, miss, loaded, loaded]);
-    assert_eq!(cache.stats().control.corrupt, 4);
-    assert_nothing_leaked(&cache);
-}
-
-#[test]
-fn guarantee_9_a_load_in_place_is_given_up_in_time_and_its_memory_kept_until_the_device_answers() {
-    let home = TempDir::new().unwrap();
-    let more = [("load_timeout_s", Value::from(0.2))];
-    let config = config_with(home.path(), CHUNK, 3, 64 << 20, more);
-    let faults = Faults::new();
-    let cache = Cache::open_with(&config, CHUNK as u64, None, |file| faults.around(file)).unwrap();
-    let keys = prompt(0, 1);
-    store_in_place(&cache, &keys);
-    faults.stall_reads(true);
-    let (sink, returned) = InPlace::new(&vec![0xEE; CHUNK]);
-    let batch = cache.load(vec![(keys[0], Box::new(sink) as _)], None);
-    let end = batch.wait(Some(PATIENCE)).expect("it is given up").remove(0);
-    assert_eq!((end.status, end.reason), (LoadStatus::Failed, Some(Reason::TimedOut)));
-    assert!(!batch.is_released(), "the device may still write to it");
-    assert!(returned.try_recv().is_err(), "the device may still write to it");
-    faults.stall_reads(false);
-    assert!(batch.wait_released(PATIENCE));
-    assert!(returned.recv_timeout(PATIENCE).is_ok());
-    cache.close(PATIENCE);
-    assert_nothing_leaked(&cache);
 }
 
 #[test]

@@ -11,7 +11,7 @@ the same class on the CPU device is tested.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -20,6 +20,8 @@ import forebay
 from .messages import SKIPPED_BLOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .layout import KvLayout
 
 
@@ -101,44 +103,84 @@ class DevicePages:
             torch.cuda.cudart().cudaHostRegister(staging.data_ptr(), staging.numel(), 0)
 
 
+class Piece(NamedTuple):
+    """A run of a part of a chunk that lies in one layer."""
+
+    layer: torch.Tensor
+    start: int  # in the part, in bytes
+    length: int  # bytes
+    first: int  # position of its first block
+    count: int  # whole pages; 0 for what is less than one
+    skip: int  # bytes of the page before it
+
+    @property
+    def whole(self) -> bool:
+        return self.count > 0
+
+
 class DeviceChunk:
-    """The pages of some blocks; `fill` and `drain` are called on a forebay thread, with the GIL."""
+    """The pages of some blocks; `fill` and `drain` are called on a forebay thread, with the GIL, for each part of the
+    chunk: where in it the part begins, and its memory."""
 
     def __init__(self, pages: DevicePages, block_ids: list[int]) -> None:
         self._pages = pages
         self._after = pages.submitted
-        self._kept = [position for position, block in enumerate(block_ids) if block != SKIPPED_BLOCK]
-        self._positions = torch.tensor(self._kept, dtype=torch.int64)
-        self._blocks = torch.tensor([block_ids[position] for position in self._kept], dtype=torch.int64)
+        self._block_ids = block_ids
+        self._blocks = torch.tensor(block_ids, dtype=torch.int64)
+        self._kept = self._blocks != SKIPPED_BLOCK
         self._block_count = len(block_ids)
 
     def __len__(self) -> int:
         return len(self._pages.layers) * self._block_count * self._pages.page_bytes
 
-    def fill(self, view: memoryview) -> None:
+    def fill(self, offset: int, view: memoryview) -> None:
         staging = self._staging(view)
         with torch.inference_mode(), torch.cuda.stream(self._pages.stream):
             self._wait_for_engine()
-            blocks = self._blocks.to(self._pages.device)
-            for layer, target in zip(self._pages.layers, staging, strict=True):
-                target.copy_(layer.index_select(0, blocks), non_blocking=True)
+            for piece in self._pieces(offset, len(staging)):
+                target = staging[piece.start : piece.start + piece.length]
+                if piece.whole:
+                    blocks = self._blocks[piece.first : piece.first + piece.count].to(self._pages.device)
+                    target.view(piece.count, -1).copy_(piece.layer.index_select(0, blocks), non_blocking=True)
+                else:
+                    page = piece.layer[self._block_ids[piece.first]]
+                    target.copy_(page[piece.skip : piece.skip + piece.length], non_blocking=True)
             self._finish()
 
-    def drain(self, view: memoryview) -> None:
+    def drain(self, offset: int, view: memoryview) -> None:
         staging = self._staging(view)
         with torch.inference_mode(), torch.cuda.stream(self._pages.stream):
             self._wait_for_engine()
-            blocks = self._blocks.to(self._pages.device)
-            every_block = len(self._kept) == self._block_count
-            for layer, source in zip(self._pages.layers, staging, strict=True):
-                wanted = source if every_block else source.index_select(0, self._positions)
-                layer.index_copy_(0, blocks, wanted.to(self._pages.device, non_blocking=True))
+            for piece in self._pieces(offset, len(staging)):
+                source = staging[piece.start : piece.start + piece.length]
+                if piece.whole:
+                    kept = self._kept[piece.first : piece.first + piece.count]
+                    blocks = self._blocks[piece.first : piece.first + piece.count][kept]
+                    pages = source.view(piece.count, -1)
+                    wanted = pages if bool(kept.all()) else pages[kept]
+                    piece.layer.index_copy_(
+                        0, blocks.to(self._pages.device), wanted.to(self._pages.device, non_blocking=True)
+                    )
+                elif self._block_ids[piece.first] != SKIPPED_BLOCK:
+                    page = piece.layer[self._block_ids[piece.first]]
+                    page[piece.skip : piece.skip + piece.length].copy_(source, non_blocking=True)
             self._finish()
+
+    def _pieces(self, offset: int, length: int) -> Iterator[Piece]:
+        """Cuts a part of the chunk into runs of whole pages of one layer, and what is left of pages at its ends."""
+        page_bytes, at, end = self._pages.page_bytes, offset, offset + length
+        while at < end:
+            page, skip = divmod(at, page_bytes)
+            layer, first = divmod(page, self._block_count)
+            count = min((end - at) // page_bytes, self._block_count - first) if skip == 0 else 0
+            taken = count * page_bytes or min(page_bytes - skip, end - at)
+            yield Piece(self._pages.layers[layer], at - offset, taken, first, count, skip)
+            at += taken
 
     def _staging(self, view: memoryview) -> torch.Tensor:
-        staging = torch.frombuffer(view, dtype=torch.uint8, count=len(self))
+        staging = torch.frombuffer(view, dtype=torch.uint8)
         self._pages.pin(staging)
-        return staging.view(len(self._pages.layers), self._block_count, self._pages.page_bytes)
+        return staging
 
     def _wait_for_engine(self) -> None:
         if self._pages.stream is not None and self._after is not None:

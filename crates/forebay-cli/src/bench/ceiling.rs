@@ -2,7 +2,9 @@
 //!
 //! Direct transfers of whole chunks by `io_uring`, from buffers on huge pages that are registered where the memlock
 //! limit allows, on a file whose blocks were all written before, at the depth that was the fastest of those tried.
-//! Where rings are forbidden, threads with `pread` and `pwrite` do it. No checksum, no copy, no index.
+//! Where rings are forbidden, threads with `pread` and `pwrite` do it. No checksum, no copy, no index. There are as many
+//! buffers as the cache's chunks have, used in turn: chunks come from memory and go to memory, and a loop over a few
+//! buffers that never leave the processor's cache would measure something else.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -63,6 +65,7 @@ pub(super) struct Ceiling {
     path: PathBuf,
     chunks: u64,
     chunk_bytes: usize,
+    buffers: usize,
     pub(super) direct: bool,
     pub(super) engine: Engine,
     pub(super) read_depth: usize,
@@ -70,11 +73,12 @@ pub(super) struct Ceiling {
 }
 
 impl Ceiling {
-    /// Makes the file, writes all of it, and finds the best depths.
+    /// Makes the file, writes all of it, and finds the best depths with so many buffers.
     pub(super) fn prepare(
         path: PathBuf,
         chunks: u64,
         chunk_bytes: usize,
+        buffers: usize,
         told: &mut dyn FnMut(),
     ) -> Result<Self> {
         let making = |error| Error::io(format!("preparing {}", path.display()), error);
@@ -92,6 +96,7 @@ impl Ceiling {
             path,
             chunks,
             chunk_bytes,
+            buffers,
             direct,
             engine: Engine::Threads,
             read_depth: 1,
@@ -100,9 +105,10 @@ impl Ceiling {
         let depths: Vec<usize> = DEPTHS
             .into_iter()
             .filter(|depth| *depth == DEPTHS[0] || depth * chunk_bytes <= UNDER_WAY_BYTES_MAX)
+            .filter(|depth| *depth <= buffers)
             .collect();
         let deepest = depths.last().copied().unwrap_or(1);
-        let mut movers = ceiling.movers(deepest)?;
+        let mut movers = ceiling.movers()?;
         ceiling.engine = movers.engine();
         ceiling.pass(&mut movers, Direction::Write, chunks, deepest, told)?;
         let trial = chunks.min(TRIAL_BYTES.div_ceil(chunk_bytes as u64));
@@ -132,16 +138,16 @@ impl Ceiling {
             Direction::Read => self.read_depth,
             Direction::Write => self.write_depth,
         };
-        self.pass(&mut self.movers(depth)?, direction, self.chunks, depth, told)
+        self.pass(&mut self.movers()?, direction, self.chunks, depth, told)
     }
 
-    fn movers(&self, depth: usize) -> Result<Movers> {
+    fn movers(&self) -> Result<Movers> {
         let opened =
             || open(&self.path).map_err(|error| Error::io(format!("opening {}", self.path.display()), error));
         let (file, _) = opened()?;
-        let ring = Ring::new(file, buffers(depth, self.chunk_bytes)?, self.chunk_bytes);
+        let ring = Ring::new(file, buffers(self.buffers, self.chunk_bytes)?, self.chunk_bytes);
         ring.map_or_else(
-            |_| Ok(Movers::Threads(opened()?.0, buffers(depth, self.chunk_bytes)?)),
+            |_| Ok(Movers::Threads(opened()?.0, buffers(self.buffers, self.chunk_bytes)?)),
             |ring| Ok(Movers::Ring(Box::new(ring))),
         )
     }
@@ -158,8 +164,7 @@ impl Ceiling {
         let moved = match movers {
             Movers::Ring(ring) => ring.transfer(direction, chunks, self.chunk_bytes, depth, told),
             Movers::Threads(file, memory) => {
-                let memory = &mut memory[..depth * self.chunk_bytes];
-                transfer(file, memory, direction, chunks, self.chunk_bytes)
+                transfer(file, memory, direction, chunks, self.chunk_bytes, depth)
             }
         };
         let pass = Pass { time: begin.elapsed(), cpu: cpu().saturating_sub(cpu_begin) };
@@ -205,22 +210,26 @@ fn open(path: &Path) -> io::Result<(File, bool)> {
     }
 }
 
-/// The same with a thread for each buffer.
+/// The same with threads, each of which has its share of the buffers.
 fn transfer(
     file: &File,
     memory: &mut [u8],
     direction: Direction,
     count: u64,
     chunk_bytes: usize,
+    threads: usize,
 ) -> io::Result<()> {
+    let share = (memory.len() / chunk_bytes).div_ceil(threads) * chunk_bytes;
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let threads: Vec<_> = memory
-            .chunks_exact_mut(chunk_bytes)
-            .map(|buffer| {
+            .chunks_mut(share)
+            .map(|buffers| {
                 let next = &next;
                 scope.spawn(move || {
-                    loop {
+                    for turn in 0.. {
+                        let buffer = turn % (buffers.len() / chunk_bytes) * chunk_bytes;
+                        let buffer = &mut buffers[buffer..buffer + chunk_bytes];
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= count {
                             return Ok(());
@@ -231,6 +240,7 @@ fn transfer(
                             Direction::Write => file.write_all_at(buffer, offset)?,
                         }
                     }
+                    Ok(())
                 })
             })
             .collect();
@@ -249,7 +259,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("raw");
         let mut told = 0;
-        let ceiling = Ceiling::prepare(path.clone(), 6, 64 << 10, &mut || told += 1).unwrap();
+        let ceiling = Ceiling::prepare(path.clone(), 6, 64 << 10, 4, &mut || told += 1).unwrap();
         let mut right = vec![0; 64 << 10];
         content::lay(&mut right);
         let written = std::fs::read(&path).unwrap();
@@ -268,11 +278,11 @@ mod tests {
         let path = directory.path().join("raw");
         std::fs::write(&path, "").unwrap();
         let file = File::options().read(true).write(true).open(&path).unwrap();
-        let mut memory = buffers(3, 8192).unwrap();
-        transfer(&file, &mut memory, Direction::Write, 10, 8192).unwrap();
+        let mut memory = buffers(5, 8192).unwrap();
+        transfer(&file, &mut memory, Direction::Write, 10, 8192, 3).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 81_920);
-        transfer(&file, &mut memory, Direction::Read, 10, 8192).unwrap();
-        let error = transfer(&file, &mut memory, Direction::Read, 11, 8192).unwrap_err();
+        transfer(&file, &mut memory, Direction::Read, 10, 8192, 3).unwrap();
+        let error = transfer(&file, &mut memory, Direction::Read, 11, 8192, 3).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

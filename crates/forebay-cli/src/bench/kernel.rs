@@ -4,6 +4,7 @@
 //! The one file of this crate with `unsafe` code. Promises: memory that the kernel may still write to is
 //! never given back; a short transfer is an error.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -68,7 +69,7 @@ impl Ring {
     }
 
     /// Moves `count` chunks of `chunk_bytes` between the file and the buffers, one behind the other, `depth` of them at
-    /// a time, and tells of each.
+    /// a time, and tells of each. All buffers take their turns, whatever the depth.
     ///
     /// # Errors
     /// The first of a transfer, after all that were under way have ended.
@@ -84,13 +85,14 @@ impl Ring {
         let len = u32::try_from(chunk_bytes).map_err(io::Error::other)?;
         // Taken once: while the kernel writes to the memory there is no slice of it.
         let memory = self.memory.as_deref_mut().expect("there until this is dropped").as_mut_ptr();
-        let mut free: Vec<usize> = (0..depth.min(self.buffers)).collect();
+        let mut free: VecDeque<usize> = (0..self.buffers).collect();
         let mut failed = None;
         let mut next = 0;
         loop {
             while failed.is_none()
                 && next < count
-                && let Some(buffer) = free.pop()
+                && self.under_way < depth as u64
+                && let Some(buffer) = free.pop_front()
             {
                 let address = memory.wrapping_add(buffer * self.each);
                 let entry = self.entry(direction, (address, buffer), len, next * u64::from(len));
@@ -112,7 +114,7 @@ impl Ring {
             }
             while let Some(end) = self.queues.completion().next() {
                 self.under_way -= 1;
-                free.push(usize::try_from(end.user_data()).unwrap_or(0));
+                free.push_back(usize::try_from(end.user_data()).unwrap_or(0));
                 match u32::try_from(end.result()) {
                     Ok(moved) if moved == len => told(),
                     Ok(_) => failed = failed.or(Some(io::ErrorKind::UnexpectedEof.into())),
@@ -130,7 +132,7 @@ impl Ring {
         len: u32,
         offset: u64,
     ) -> io_uring::squeue::Entry {
-        // There are at most 32.
+        // There are at most 256.
         let index = u16::try_from(buffer).unwrap_or(0);
         macro_rules! on_file {
             ($file:expr) => {
@@ -225,8 +227,7 @@ mod tests {
         ring.transfer(Direction::Read, 10, 8192, 2, &mut || told += 1).unwrap();
         assert_eq!(told, 20);
         let memory = ring.memory.as_deref().unwrap();
-        assert!(memory[..2 * 8192].iter().all(|byte| *byte == 7));
-        assert!(memory[2 * 8192..].iter().all(|byte| *byte == 1), "two at a time leave the third alone");
+        assert!(memory.iter().all(|byte| *byte == 7), "two at a time use all three in turn");
         let error = ring.transfer(Direction::Read, 11, 8192, 3, &mut || {}).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "a file that is too short is seen");
     }

@@ -29,6 +29,10 @@ use kernel::cached_bytes;
 use prompts::Prompts;
 use report::{Report, Rounds};
 
+/// Bytes of the chunks that are kept under way, and fewest of them.
+const WINDOW_BYTES: usize = 192 << 20;
+const WINDOW_MIN: usize = 6;
+
 /// Fewest chunks that say anything.
 const CHUNKS_MIN: u64 = 16;
 
@@ -56,7 +60,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = sizes::parse)]
     staging: u64,
 
-    /// Copy chunks from and to the staging buffer, as if the engine's memory were none the drive can reach
+    /// Store by a copy into the staging buffer, as if the engine's memory were none the drive can reach
     #[arg(long)]
     copied: bool,
 
@@ -70,12 +74,13 @@ pub(crate) struct BenchArgs {
 }
 
 const HELP: &str = "\
-Each round writes --total as a plain program would (the ceiling: io_uring, huge pages, direct I/O, best queue depth),
+Each round writes --total as a plain program would (the ceiling: io_uring, huge pages, direct I/O, best queue depth, as
+much memory as the chunks that are under way have),
 stores it through the cache with all checks on, then reads and loads it, by turns the one or the other first. All blocks
 of both files were written before. Twice --total is needed on the drive. GB are 1000000000 bytes.
 
-p50 and p99 are of a chunk, from its submission to its completion callback. Half as many chunks again are under way as
-there are staging slots (256 at most), so most of that time is the wait for those before it. `mixed` loads one chunk at a time.
+p50 and p99 are of a chunk, from its submission to its completion callback. Chunks of 192 MiB are under way (6 at least,
+256 at most), so most of that time is the wait for those before it. `mixed` loads one chunk at a time.
 
 With --json, one object:
   write, read     gbps, ceiling_gbps, ratio (of each round): medians over the rounds; cpu_s_per_gb: processor time of the
@@ -120,10 +125,9 @@ fn chunks(args: &BenchArgs) -> Result<(u64, u32)> {
     Ok((chunks, chunk_bytes))
 }
 
-/// Chunks that are kept under way: half as many again as there are slots, so that one waits when a slot comes free.
-fn window(slots: u32) -> usize {
-    let slots = slots as usize;
-    slots + (slots / 2).max(2)
+/// Chunks that are kept under way: a prompt or two, which is far more than the processor's cache holds.
+fn window(chunk_bytes: usize) -> usize {
+    (WINDOW_BYTES / chunk_bytes).max(WINDOW_MIN)
 }
 
 fn measure(args: &BenchArgs) -> Result<Report> {
@@ -131,7 +135,7 @@ fn measure(args: &BenchArgs) -> Result<Report> {
     let each = chunk_bytes as usize;
     let total_bytes = chunks * args.chunk_size;
     // A little more than a round, for what is under way.
-    let spare = args.staging / args.chunk_size + 1;
+    let spare = window(chunk_bytes as usize) as u64 + 1;
     let shape =
         Shape { chunks: chunks + spare, chunk_bytes, staging_bytes: args.staging, threads: args.threads };
     let scratch = Scratch::in_directory(&args.dir, shape.disk_bytes().saturating_add(total_bytes))?;
@@ -140,9 +144,10 @@ fn measure(args: &BenchArgs) -> Result<Report> {
     // The cache first: what is wrong with the sizes is said before gigabytes are written.
     let bench = Bench { cache: scratch.open_cache(&shape)?, progress, chunks, each };
     let begun = bench.cache.stats().mover;
-    let mut stream = Stream::new(window(begun.staging.slots), each, args.copied)?;
+    let mut stream = Stream::new(window(each), each, args.copied)?;
     bench.progress.set_message("preparing");
-    let ceiling = Ceiling::prepare(scratch.raw(), chunks, each, &mut || bench.progress.inc(1))?;
+    let ceiling =
+        Ceiling::prepare(scratch.raw(), chunks, each, stream.window(), &mut || bench.progress.inc(1))?;
     let data = File::open(data_path(&scratch.cache()));
     let data = data.map_err(|error| Error::io("opening the data file", error))?;
     let cached = || cached_bytes(&data).map_err(|error| Error::io("asking for the data file's pages", error));

@@ -55,6 +55,25 @@ impl Extents {
         &self.list[..usize::from(self.count)]
     }
 
+    /// Where `blocks` blocks of the chunk lie, from its block `first` on.
+    #[must_use]
+    pub fn part(&self, first: u64, blocks: u64) -> Self {
+        let (mut part, mut before) = (Self::default(), 0);
+        for extent in self.as_slice() {
+            let from = first.clamp(before, before + u64::from(extent.blocks)) - before;
+            let to = (first + blocks).clamp(before, before + u64::from(extent.blocks)) - before;
+            before += u64::from(extent.blocks);
+            // Both are at most the extent's own length, which has 32 bits.
+            if let (Ok(from), Ok(to)) = (u32::try_from(from), u32::try_from(to))
+                && from < to
+            {
+                part.list[usize::from(part.count)] = Extent { start: extent.start + from, blocks: to - from };
+                part.count += 1;
+            }
+        }
+        part
+    }
+
     /// Blocks in all of them.
     pub fn blocks(&self) -> u64 {
         self.as_slice().iter().map(|extent| u64::from(extent.blocks)).sum()
@@ -64,4 +83,28 @@ impl Extents {
 /// Blocks that `bytes` bytes take.
 pub const fn blocks_for(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK_BYTES as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_one_behind_the_other_are_the_whole() {
+        let list = [(100, 5), (7, 1), (50, 4)].map(|(start, blocks)| Extent { start, blocks });
+        let extents = Extents::from_slice(&list).unwrap();
+        let numbers = |extents: &Extents| -> Vec<u32> {
+            let of = |extent: &Extent| extent.start..extent.start + extent.blocks;
+            extents.as_slice().iter().flat_map(of).collect()
+        };
+        let all = numbers(&extents);
+        for first in 0..=10_usize {
+            for blocks in 0..=12_usize {
+                let part = extents.part(first as u64, blocks as u64);
+                assert_eq!(numbers(&part), all[first..(first + blocks).min(10)], "{first} {blocks}");
+                assert!(part.as_slice().iter().all(|extent| extent.blocks > 0));
+            }
+        }
+        assert_eq!(extents.part(0, 10), extents);
+    }
 }

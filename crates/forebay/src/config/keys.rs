@@ -145,7 +145,7 @@ pub const KEYS: &[Key] = &[
         name: "max_local_cpu_size",
         kind: Kind::Size { min_bytes: SIZE_BYTES_MIN, max_bytes: CPU_BYTES_MAX },
         default: Some("5.0"),
-        meaning: "The bound on CPU memory. All of it is allocated at start, none after. Two chunks have to fit.",
+        meaning: "The bound on CPU memory. What is used of it is allocated at start, none after: a staging buffer takes some 12 MiB a drive, and works with 6.",
         remedy: "Set max_local_cpu_size to the CPU memory in GiB that the cache may use, for example 0.25",
         shared: true,
     },

@@ -38,12 +38,7 @@ pub use source::Origin;
 pub use value::Value;
 
 use crate::error::{Error, ErrorKind, Result};
-
-/// What a slot's length is a multiple of, in bytes: direct I/O needs it.
-const SLOT_ALIGN_BYTES: u64 = 4096;
-
-/// Fewest slots that a staging buffer works with.
-const SLOTS_MIN: u64 = 2;
+use crate::staging::Shape;
 
 /// The configuration in force: sizes in bytes, times as [`Duration`], nothing left to look up.
 #[derive(Clone, PartialEq)]
@@ -206,23 +201,23 @@ impl Config {
         resolve::resolve(given)
     }
 
-    /// How many slots the staging buffer has when chunks are at most `chunk_bytes` long: all of `max_local_cpu_size`,
-    /// in slots of a whole number of pages.
+    /// The staging buffer for chunks of at most `chunk_bytes`: as many slots as there is use for, within
+    /// `max_local_cpu_size`.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Argument`]: `chunk_bytes` is 0. [`ErrorKind::Config`]: fewer than two slots fit; the message says the
     /// smallest `max_local_cpu_size` that works.
-    pub fn staging_slots(&self, chunk_bytes: u64) -> Result<u32> {
+    pub fn staging_shape(&self, chunk_bytes: u64) -> Result<Shape> {
         if chunk_bytes == 0 {
             return Err(Error::new(ErrorKind::Argument, "chunk_bytes is 0: a chunk has at least one byte"));
         }
-        let slot_bytes = chunk_bytes.checked_next_multiple_of(SLOT_ALIGN_BYTES);
-        let slots = slot_bytes.map_or(0, |slot_bytes| self.max_local_cpu_bytes / slot_bytes);
-        if slots >= SLOTS_MIN {
-            return Ok(u32::try_from(slots).unwrap_or(u32::MAX));
+        if let Some(shape) = Shape::within(self.max_local_cpu_bytes, chunk_bytes, self.local_disk.len()) {
+            return Ok(shape);
         }
-        let remedy = match slot_bytes.and_then(|slot_bytes| slot_bytes.checked_mul(SLOTS_MIN)) {
+        let slot_bytes = Shape::slot_bytes(chunk_bytes).map(|slot_bytes| slot_bytes as u64);
+        let slots = slot_bytes.map_or(0, |slot_bytes| self.max_local_cpu_bytes / slot_bytes);
+        let remedy = match slot_bytes.and_then(|slot_bytes| slot_bytes.checked_mul(2)) {
             Some(needed) => format!("Set max_local_cpu_size to {} GiB or more", gib(needed)),
             None => "Make chunk_bytes smaller".into(),
         };

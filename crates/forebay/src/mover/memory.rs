@@ -1,9 +1,10 @@
-//! Engine memory: where a store's bytes come from and a load's bytes go.
+//! Engine memory: where a store's bytes come from and a load's bytes go, part by part.
 //!
-//! Memory on whole pages is read and written by the drive where it lies. All other memory is copied from and to a slot.
+//! A store's memory on whole pages is read by the drive where it lies. All other memory is copied from and to a slot.
 //!
 //! Both run piece by piece: each piece is shown to a checksum, which brings it into the processor's cache, and copied
-//! from there: one pass over memory does both. What a failed load has put into a sink is not to be used, so checking need not come first.
+//! from there: one pass over memory does both. What a failed load has put into a sink is not to be used, so checking need
+//! not come first.
 
 use super::stream;
 #[cfg(doc)]
@@ -33,11 +34,12 @@ pub trait Source: Send {
         None
     }
 
-    /// Fills `slot`, which is [`Self::len`] bytes long, from front to back, and shows each piece to `seen`.
+    /// Fills `to` with the chunk's bytes from `at` on, from front to back, and shows each piece to `seen`. The parts of a
+    /// chunk are asked for in order, each once.
     ///
     /// # Errors
     /// Why the engine's memory cannot be read.
-    fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String>;
+    fn fill(&mut self, at: usize, to: &mut [u8], seen: Observer<'_>) -> Result<(), String>;
 }
 
 /// Engine memory that a chunk is loaded into.
@@ -50,32 +52,26 @@ pub trait Sink: Send {
         self.len() == 0
     }
 
-    /// The memory for the chunk, all of it, if the drive may write it where it lies. Then it is not copied, and this
-    /// sink is kept, and not touched, until the drive is done with it: also after a load that was given up because the
-    /// drive does not answer.
-    fn pages(&mut self) -> Option<Pages<'_>> {
-        None
-    }
-
-    /// Takes the bytes of `slot`, which is [`Self::len`] bytes long, from front to back, and shows each piece to
-    /// `seen`.
+    /// Takes `from`, the chunk's bytes from `at` on, from front to back, and shows each piece to `seen`. The parts of a
+    /// chunk come in order, each once; after an error or a wrong one the others do not come.
     ///
     /// # Errors
     /// Why the engine's memory cannot be written.
-    fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String>;
+    fn drain(&mut self, at: usize, from: &[u8], seen: Observer<'_>) -> Result<(), String>;
 }
 
-/// Fills a slot from bytes of the same length, as a [`Source`] does.
-pub fn fill_from(from: &[u8], slot: &mut [u8], seen: Observer<'_>) {
-    for (to, from) in slot.chunks_mut(PIECE_BYTES).zip(from.chunks(PIECE_BYTES)) {
+/// Fills a part from bytes of the same length, as a [`Source`] does.
+pub fn fill_from(from: &[u8], to: &mut [u8], seen: Observer<'_>) {
+    for (to, from) in to.chunks_mut(PIECE_BYTES).zip(from.chunks(PIECE_BYTES)) {
         seen(from);
-        stream::copy_slice(to, from);
+        // Not past the cache: the drive fetches it from there.
+        to.copy_from_slice(from);
     }
 }
 
-/// Empties a slot into memory of the same length, as a [`Sink`] does.
-pub fn drain_to(slot: &[u8], to: &mut [u8], seen: Observer<'_>) {
-    for (to, from) in to.chunks_mut(PIECE_BYTES).zip(slot.chunks(PIECE_BYTES)) {
+/// Empties a part into memory of the same length, as a [`Sink`] does.
+pub fn drain_to(from: &[u8], to: &mut [u8], seen: Observer<'_>) {
+    for (to, from) in to.chunks_mut(PIECE_BYTES).zip(from.chunks(PIECE_BYTES)) {
         seen(from);
         stream::copy_slice(to, from);
     }
@@ -87,8 +83,8 @@ impl<T: AsRef<[u8]> + Send> Source for T {
         self.as_ref().len()
     }
 
-    fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
-        fill_from(self.as_ref(), slot, seen);
+    fn fill(&mut self, at: usize, to: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
+        fill_from(&self.as_ref()[at..at + to.len()], to, seen);
         Ok(())
     }
 }
@@ -99,8 +95,8 @@ impl Sink for std::sync::Arc<parking_lot::Mutex<Vec<u8>>> {
         self.lock().len()
     }
 
-    fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
-        drain_to(slot, &mut self.lock(), seen);
+    fn drain(&mut self, at: usize, from: &[u8], seen: Observer<'_>) -> Result<(), String> {
+        drain_to(from, &mut self.lock()[at..at + from.len()], seen);
         Ok(())
     }
 }

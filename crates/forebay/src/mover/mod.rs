@@ -1,9 +1,10 @@
 //! The mover does: it carries chunks between engine memory and a tier, through the staging buffer.
 //!
 //! Promises:
-//! * a chunk takes one slot, from just before its bytes move until its transfer is over, and the slot is free
-//!   before the chunk's end is told; nothing waits for a slot while it holds one, so two slots are enough for any
-//!   number of chunks of any number of callers;
+//! * a chunk crosses in parts of a slot each. A part takes its slot just before its bytes move and gives it back right after,
+//!   and all of a chunk's slots are free before its end is told. While a slot is waited for, those of the parts before it
+//!   are with the I/O engine, which gives them back by itself: so two slots are enough for any number of chunks, of any
+//!   size, of any number of callers;
 //! * every job is answered exactly once, also when code panics or the mover is closed; a load also when the device
 //!   hangs. A write that hangs is answered when the device does: until then its blocks cannot be anybody else's;
 //! * a load is answered well only after header, binding and payload checksum were right.
@@ -11,148 +12,52 @@
 //! Assumes that the plans it is given come from the catalog that owns the directory. It knows no policy and keeps
 //! nothing: what it has moved it cannot find again.
 //!
-//! Threads: `forebay-stores` gathers and checksums, `forebay-loads` hands reads to the I/O engine, whose threads
-//! check and scatter; `forebay-watch` gives up loads that a device does not answer.
+//! Threads: `forebay-stores` checksums and copies out of engine memory, `forebay-loads` hands reads to the I/O engine, whose
+//! threads check and copy into it; `forebay-watch` gives up loads that a device does not answer.
 //!
-//! How often the processor passes over a byte: once, for the checksum, where the drive reads and writes engine memory
-//! where it lies ([`Source::pages`], [`Sink::pages`]); else it is copied in the same pass, from the cache into which the
-//! checksum brought it and past the cache to where it goes.
+//! How often the processor passes over a byte: once, piece by piece, for the checksum and the copy together. Since few
+//! parts are under way at a time, one that arrives is still in the cache when it is passed over, and one that goes is
+//! still there when the drive fetches it. A store from whole pages that the drive can reach ([`Source::pages`]) is not
+//! copied; a load always is, since a copy out of the cache costs less than a checksum over what is not in it
+//! (`docs/BENCHMARKS.md`).
 
 mod batch;
+mod cut;
+mod job;
+mod load;
 mod memory;
 mod pages;
+mod store;
 mod stream;
 mod watch;
 
-use std::hash::Hasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 pub use batch::{Batch, Touch};
+pub use job::{Job, LoadJob, StoreJob, Verdict};
+use load::Asked;
 pub use memory::{Observer, PIECE_BYTES, Sink, Source, drain_to, fill_from};
 pub use pages::{Region, Regions};
 use watch::Watch;
 
-use crate::catalog::{ChunkRecord, Plan};
+use crate::catalog::BLOCK_BYTES;
 use crate::config::{Config, DiskSync};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
-use crate::memory::Pages;
 use crate::outcome::Reason;
 use crate::queue::{JobQueue, NotTaken};
 use crate::staging::{Class, Lease, Refusal, Staging, Usage};
 use crate::tier::disk::data_files::DataFiles;
-use crate::tier::disk::engine::{ChunkTransfer, Direction, LateEngine, NOT_ASKED, OpenFiles, Payload};
-use crate::tier::disk::header::{self, Corruption};
+use crate::tier::disk::engine::{LateEngine, NOT_ASKED, OpenFiles, Transfer};
 
 /// The longest that closing waits for what is under way.
 const DRAIN_MAX: Duration = Duration::from_hours(24);
 
-/// What became of a plan.
-pub type Verdict = Result<(), Reason>;
-
-/// Called once with the plan and what became of it.
-type AnswerFn = Box<dyn FnOnce(Plan, Verdict) + Send>;
-
-/// A plan that must be answered; left unanswered (a panic, a lost thread) it answers for itself.
-struct Open(Option<(Plan, AnswerFn)>);
-
-impl Open {
-    fn record(&self) -> ChunkRecord {
-        self.0.as_ref().expect("not answered yet").0.record
-    }
-
-    fn answer(mut self, verdict: Verdict) {
-        self.give(verdict);
-    }
-
-    fn give(&mut self, verdict: Verdict) {
-        if let Some((plan, answer)) = self.0.take() {
-            answer(plan, verdict);
-        }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.give(Err(Reason::Abandoned));
-    }
-}
-
 /// What a thread of the mover does until it ends.
 type Life = fn(&Arc<Shared>);
-
-/// Asked before a job begins.
-type CancelledFn = Box<dyn Fn() -> bool + Send>;
-
-/// One chunk to be moved: `M` is the engine memory it comes from or goes to.
-pub struct Job<M: ?Sized> {
-    cancelled: CancelledFn,
-    /// Before `open`, so that it is let go of before the end is told.
-    lent: Lent<M>,
-    open: Open,
-}
-
-/// Engine memory, and the word that it is in use. Dropped in this order: it is let go of before that is told.
-struct Lent<M: ?Sized> {
-    memory: Box<M>,
-    _touch: Box<dyn Send>,
-}
-
-/// A chunk to be written.
-pub type StoreJob = Job<dyn Source>;
-/// A chunk to be read.
-pub type LoadJob = Job<dyn Sink>;
-
-impl<M: ?Sized> Job<M> {
-    /// A job of `batch`: carry out `plan` on `memory` and call `answer`.
-    pub fn new<T: Send + 'static>(
-        batch: &Arc<Batch<T>>,
-        plan: Plan,
-        memory: Box<M>,
-        answer: impl FnOnce(Plan, Verdict) + Send + 'static,
-    ) -> Self {
-        let watched = Arc::clone(batch);
-        Self {
-            open: Open(Some((plan, Box::new(answer)))),
-            cancelled: Box::new(move || watched.is_cancelled()),
-            lent: Lent { memory, _touch: Box::new(batch.touch()) },
-        }
-    }
-
-    /// Answers without moving anything. Engine memory is let go of first.
-    fn refuse(self, reason: Reason) {
-        let Self { open, lent, .. } = self;
-        drop(lent);
-        open.answer(Err(reason));
-    }
-}
-
-/// A load that the device is asked for.
-struct Asked {
-    /// Engine memory, unless the device itself writes to it: then it is kept until the device is done.
-    lent: Option<Lent<dyn Sink>>,
-    open: Open,
-}
-
-impl Asked {
-    fn refuse(self, reason: Reason) {
-        let refused = catch_unwind(AssertUnwindSafe(|| {
-            drop(self.lent);
-            self.open.answer(Err(reason));
-        }));
-        if refused.is_err() {
-            tracing::error!("the end of a load that was given up panicked");
-        }
-    }
-}
-
-/// Engine memory that the device is at: it is kept by the transfer, and taken out at its end.
-type Kept<M> = Arc<Mutex<Option<Lent<M>>>>;
 
 /// Figures of a mover.
 #[derive(Debug, Clone, Copy)]
@@ -208,7 +113,7 @@ struct Shared {
     load_patience: Duration,
     store_patience: Duration,
     sync_each: bool,
-    counters: Arc<Counters>,
+    counters: Counters,
 }
 
 impl Mover {
@@ -228,8 +133,7 @@ impl Mover {
     /// # Errors
     /// When the configured staging memory is less than two chunks or not to be had.
     pub fn start_late(config: &Config, chunk_bytes: u64, open: OpenFiles) -> Result<Self> {
-        let slots = config.staging_slots(chunk_bytes)?;
-        let staging = Staging::new(slots, usize::try_from(chunk_bytes).unwrap_or(usize::MAX))?;
+        let staging = Staging::of(config.staging_shape(chunk_bytes)?)?;
         let engine =
             LateEngine::new(open, Arc::clone(&staging), config.disk_io_engine, config.disk_io_threads);
         let shared = Arc::new(Shared {
@@ -241,7 +145,7 @@ impl Mover {
             load_patience: config.load_timeout,
             store_patience: config.store_timeout,
             sync_each: config.disk_sync == DiskSync::Always,
-            counters: Arc::default(),
+            counters: Counters::default(),
         });
         let mover =
             Self { shared, pumps: Crew::default(), watcher: Crew::default(), closed: AtomicBool::new(false) };
@@ -374,180 +278,64 @@ impl Shared {
         None
     }
 
-    fn store(self: &Arc<Self>, job: StoreJob) {
-        let Some((job, lease)) = self.slot(job, Class::Store, self.store_patience) else { return };
-        let record = job.open.record();
-        let (open, mut lease, mut lent) = in_order_of_ends(job, lease);
-        let pages = lent.memory.pages().filter(|pages| pages.len() == record.length as usize);
-        // SAFETY: `lent` is kept, and not touched, until the engine is done with it: by the transfer, below.
-        let pages = pages.map(|pages| unsafe { pages.detach() });
-        let gathered = match &pages {
-            Some(pages) => {
-                seal(&record, pages.as_slice(), &mut lease);
-                Ok(())
+    /// A slot for the next part of a chunk that is under way.
+    fn slot_for_more(&self, class: Class, unwanted: &dyn Fn() -> bool) -> Result<Lease, Reason> {
+        let patience = match class {
+            Class::Load => self.load_patience,
+            Class::Store => self.store_patience,
+        };
+        self.staging.acquire_unless(class, patience, unwanted).map_err(|refusal| match refusal {
+            // Whatever made it unwanted says why.
+            Refusal::Unwanted => Reason::Abandoned,
+            Refusal::Busy => {
+                self.counters.busy.fetch_add(1, Ordering::Relaxed);
+                Reason::Busy
             }
-            None => gather(&record, &mut *lent.memory, &mut lease),
-        };
-        let (payload, kept) = if let Some(pages) = pages {
-            let (payload, kept) = keep(pages, lent);
-            (Some(payload), Some(kept))
-        } else {
-            // What was copied is not needed any more.
-            drop(lent);
-            (None, None)
-        };
-        if let Err(reason) = gathered {
-            drop(lease);
-            open.answer(Err(reason));
-            return;
-        }
-        let sync = self.sync_each.then(|| Arc::clone(self));
-        let counters = Arc::clone(&self.counters);
-        let finish = Box::new(move |lease: Lease, outcome: std::io::Result<()>| {
-            let (open, lease, lent) = (open, lease, kept.and_then(|kept| kept.lock().take()));
-            drop(lent);
-            drop(lease);
-            let outcome = outcome.and_then(|()| sync.map_or(Ok(()), |shared| shared.sync(record.drive)));
-            match &outcome {
-                Ok(()) => counters.written_bytes.fetch_add(u64::from(record.length), Ordering::Relaxed),
-                Err(_) => counters.io_errors.fetch_add(1, Ordering::Relaxed),
-            };
-            open.answer(outcome.map_err(|error| why(&error)));
-        });
-        self.submit(ChunkTransfer { direction: Direction::Write, record, lease, payload, finish });
+            Refusal::Closed => Reason::Closed,
+        })
     }
 
-    fn load(self: &Arc<Self>, job: LoadJob) {
-        let Some((job, lease)) = self.slot(job, Class::Load, self.load_patience) else { return };
-        let record = job.open.record();
-        let (open, lease, mut lent) = in_order_of_ends(job, lease);
-        let pages = lent.memory.pages().filter(|pages| pages.len() == record.length as usize);
-        // SAFETY: `lent` is kept, and not touched, until the engine is done with it: by the transfer, below.
-        let pages = pages.map(|pages| unsafe { pages.detach() });
-        let (payload, kept, with_us) = if let Some(pages) = pages {
-            let (payload, kept) = keep(pages, lent);
-            (Some(payload), Some(kept), None)
-        } else {
-            (None, None, Some(lent))
-        };
-        let asked = self.watch.add(Asked { open, lent: with_us });
-        let counters = Arc::clone(&self.counters);
-        let finish = Box::new(move |lease: Lease, outcome: std::io::Result<()>| {
-            let with_device = kept.and_then(|kept| kept.lock().take());
-            // Taken out before the engine's memory is touched: from here on nobody gives this load up.
-            let Some(Asked { open, lent: with_us }) = asked.lock().take() else { return };
-            let (open, mut lease, mut with_us, mut with_device) = (open, lease, with_us, with_device);
-            let verdict = match (outcome, &mut with_us, &mut with_device) {
-                (Ok(()), Some(lent), _) => scatter(&record, &mut *lent.memory, &mut lease),
-                (Ok(()), None, Some(lent)) => check(&record, lent.memory.pages(), &mut lease),
-                (Ok(()), None, None) => Err(Reason::Abandoned),
-                (Err(error), ..) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                    Err(Reason::Corrupt(Corruption::Truncated))
-                }
-                (Err(error), ..) => Err(why(&error)),
-            };
-            drop((with_us, with_device));
-            drop(lease);
-            match &verdict {
-                Ok(()) => counters.read_bytes.fetch_add(u64::from(record.length), Ordering::Relaxed),
-                Err(Reason::Corrupt(_)) => counters.corrupt.fetch_add(1, Ordering::Relaxed),
-                Err(Reason::Io(_)) => counters.io_errors.fetch_add(1, Ordering::Relaxed),
-                Err(_) => 0,
-            };
-            open.answer(verdict);
-        });
-        self.submit(ChunkTransfer { direction: Direction::Read, record, lease, payload, finish });
+    /// Blocks that a slot holds, a header among them.
+    fn slot_blocks(&self) -> u64 {
+        1 + self.staging.slot_bytes() as u64 / BLOCK_BYTES as u64
     }
 
-    fn submit(&self, transfer: ChunkTransfer) {
+    fn submit(&self, transfer: Transfer) {
         match self.engine.get() {
             Ok(started) => started.engine.submit(transfer),
             Err(error) => transfer.refuse(std::io::Error::new(NOT_ASKED, error)),
         }
     }
 
-    /// Makes what was written to a drive survive a power loss.
-    fn sync(&self, drive: u8) -> std::io::Result<()> {
-        self.engine.started().map_or(Ok(()), |started| started.files.get(drive)?.sync())
+    /// Makes what was written to a drive survive a power loss, if that is wanted for each chunk.
+    fn sync_if_each(&self, drive: u8) -> std::io::Result<()> {
+        match self.engine.started() {
+            Some(started) if self.sync_each => started.files.get(drive)?.sync(),
+            _ => Ok(()),
+        }
     }
 }
 
-/// Has a transfer keep engine memory that the device is to be at.
-fn keep<M: ?Sized + 'static>(pages: Pages<'static>, lent: Lent<M>) -> (Payload, Kept<M>)
-where
-    Box<M>: Send,
-{
-    let kept: Kept<M> = Arc::new(Mutex::new(Some(lent)));
-    (Payload { pages, keep: Arc::clone(&kept) as _ }, kept)
+impl Counters {
+    fn stored(&self, length: u32, verdict: &Verdict) {
+        match verdict {
+            Ok(()) => self.written_bytes.fetch_add(u64::from(length), Ordering::Relaxed),
+            Err(Reason::Io(_)) => self.io_errors.fetch_add(1, Ordering::Relaxed),
+            Err(_) => 0,
+        };
+    }
+
+    fn loaded(&self, length: u32, verdict: &Verdict) {
+        match verdict {
+            Ok(()) => self.read_bytes.fetch_add(u64::from(length), Ordering::Relaxed),
+            Err(Reason::Corrupt(_)) => self.corrupt.fetch_add(1, Ordering::Relaxed),
+            Err(Reason::Io(_)) => self.io_errors.fetch_add(1, Ordering::Relaxed),
+            Err(_) => 0,
+        };
+    }
 }
 
 /// Why a transfer failed. That the device was never asked says nothing about the chunk.
 fn why(error: &std::io::Error) -> Reason {
     if error.kind() == NOT_ASKED { Reason::Engine(error.to_string()) } else { Reason::Io(error.to_string()) }
-}
-
-/// A job's parts, the last to go first: bound in this order they are dropped in the other when code panics. Memory is
-/// let go of before that is told, and the slot is free before the end is told.
-fn in_order_of_ends<M: ?Sized>(job: Job<M>, lease: Lease) -> (Open, Lease, Lent<M>) {
-    (job.open, lease, job.lent)
-}
-
-/// Writes the header of a chunk whose payload goes from where it lies.
-fn seal(record: &ChunkRecord, payload: &[u8], lease: &mut Lease) {
-    let (page, _) = lease.parts();
-    header::encode(record, payload_sum(record, payload), page);
-}
-
-/// Fills a slot from engine memory: payload, zeros up to the block's border, header.
-fn gather(record: &ChunkRecord, source: &mut dyn Source, lease: &mut Lease) -> Verdict {
-    let (page, payload) = lease.parts();
-    let (payload, padding) = divide(record, source.len(), payload)?;
-    let mut hasher = header::payload_hasher(record);
-    source.fill(payload, &mut |piece| hasher.write(piece)).map_err(Reason::Engine)?;
-    padding.fill(0);
-    hasher.write(padding);
-    header::encode(record, hasher.finish(), page);
-    Ok(())
-}
-
-/// Checks a slot and empties it into engine memory, in one pass.
-fn scatter(record: &ChunkRecord, sink: &mut dyn Sink, lease: &mut Lease) -> Verdict {
-    let (page, payload) = lease.parts();
-    let (payload, padding) = divide(record, sink.len(), payload)?;
-    let sum = header::verify(page, record).map_err(Reason::Corrupt)?;
-    let mut hasher = header::payload_hasher(record);
-    sink.drain(payload, &mut |piece| hasher.write(piece)).map_err(Reason::Engine)?;
-    hasher.write(padding);
-    if hasher.finish() == sum { Ok(()) } else { Err(Reason::Corrupt(Corruption::Payload)) }
-}
-
-/// Checks a payload that the device wrote where it was wanted.
-fn check(record: &ChunkRecord, pages: Option<Pages<'_>>, lease: &mut Lease) -> Verdict {
-    let (page, _) = lease.parts();
-    let sum = header::verify(page, record).map_err(Reason::Corrupt)?;
-    let found = pages.map(|pages| payload_sum(record, pages.as_slice()));
-    if found == Some(sum) { Ok(()) } else { Err(Reason::Corrupt(Corruption::Payload)) }
-}
-
-/// The checksum of a payload that is whole blocks.
-fn payload_sum(record: &ChunkRecord, payload: &[u8]) -> u64 {
-    let mut hasher = header::payload_hasher(record);
-    hasher.write(payload);
-    hasher.finish()
-}
-
-/// The parts of a slot that hold a chunk's payload and its padding.
-fn divide<'a>(
-    record: &ChunkRecord,
-    memory_len: usize,
-    slot: &'a mut [u8],
-) -> Result<(&'a mut [u8], &'a mut [u8]), Reason> {
-    let length = record.length as usize;
-    if memory_len != length {
-        return Err(Reason::Engine(format!("the buffer is {memory_len} bytes, the chunk {length}")));
-    }
-    match slot.get_mut(..record.padded_bytes()) {
-        Some(slot) => Ok(slot.split_at_mut(length)),
-        None => Err(Reason::Engine(format!("a chunk of {length} bytes is larger than a staging slot"))),
-    }
 }

@@ -42,23 +42,22 @@ impl Regions {
         self.list.iter().all(|region| !region.address.is_null())
     }
 
-    /// Cuts the chunk into pieces that lie in one region each: (address or null, offset in the chunk, length).
-    fn pieces(&self) -> impl Iterator<Item = (*mut u8, usize, usize)> {
+    /// Cuts `len` bytes of the chunk, from `at` on, into pieces that lie in one region each: address or null, offset from
+    /// `at`, length.
+    fn pieces(&self, at: usize, len: usize) -> impl Iterator<Item = (*mut u8, usize, usize)> {
         let mut start = 0;
         self.list.iter().flat_map(move |region| {
-            let first = start;
+            // What of the region is wanted, counted from the chunk's front.
+            let (first, end) = (start.max(at), (start + region.len).min(at + len));
+            let skipped = first - start;
             start += region.len;
-            (0..region.len)
-                .step_by(PIECE_BYTES)
-                .map(move |at| {
-                    (region.address.wrapping_add(at), first + at, PIECE_BYTES.min(region.len - at))
-                })
-                .map({
-                    let null = region.address.is_null();
-                    move |(address, offset, len)| {
-                        (if null { std::ptr::null_mut() } else { address }, offset, len)
-                    }
-                })
+            let wanted = end.saturating_sub(first);
+            let null = region.address.is_null();
+            (0..wanted).step_by(PIECE_BYTES).map(move |piece| {
+                let address = region.address.wrapping_add(skipped + piece);
+                let address = if null { std::ptr::null_mut() } else { address };
+                (address, first + piece - at, PIECE_BYTES.min(wanted - piece))
+            })
         })
     }
 }
@@ -68,18 +67,15 @@ impl Source for Regions {
         self.len
     }
 
-    fn fill(&mut self, slot: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
+    fn fill(&mut self, at: usize, to: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
         if !self.is_whole() {
             return Err("a chunk to be stored has pages without memory".into());
         }
-        for (address, offset, len) in self.pieces() {
-            let to = &mut slot[offset..offset + len];
-            // SAFETY: the piece lies in a region of at least this length, valid by `new`'s promise; `to` is of the
-            // same length and in a staging slot, which no engine memory overlaps.
-            unsafe {
-                seen(std::slice::from_raw_parts(address, len));
-                stream::copy(to.as_mut_ptr(), address, len);
-            }
+        for (address, offset, len) in self.pieces(at, to.len()) {
+            // SAFETY: the piece lies in a region of at least this length, valid by `new`'s promise.
+            let from = unsafe { std::slice::from_raw_parts(address, len) };
+            seen(from);
+            to[offset..offset + len].copy_from_slice(from);
         }
         Ok(())
     }
@@ -90,12 +86,13 @@ impl Sink for Regions {
         self.len
     }
 
-    fn drain(&mut self, slot: &[u8], seen: Observer<'_>) -> Result<(), String> {
-        for (address, offset, len) in self.pieces() {
-            let from = &slot[offset..offset + len];
+    fn drain(&mut self, at: usize, from: &[u8], seen: Observer<'_>) -> Result<(), String> {
+        for (address, offset, len) in self.pieces(at, from.len()) {
+            let from = &from[offset..offset + len];
             seen(from);
             if !address.is_null() {
-                // SAFETY: as above, the other way.
+                // SAFETY: the piece lies in a region of at least this length, valid by `new`'s promise; `from` is of
+                // the same length and in a staging slot, which no engine memory overlaps.
                 unsafe { stream::copy(address, from.as_ptr(), len) };
             }
         }

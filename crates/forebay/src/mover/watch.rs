@@ -1,7 +1,8 @@
 //! Gives up what takes too long: a device that never answers must not hang whoever waits for it.
 //!
-//! What is watched lies in a cell; whoever empties the cell first owns it. So the answer of the device and the end
-//! of patience cannot both act. All watches have the same patience, so the oldest always ends first.
+//! What is watched lies in a cell; whoever empties the cell owns it. So the answer of the device and the end of patience
+//! cannot both act. Who has taken a thing out to work on it may put it back; it is watched on, and looked at again when as much
+//! time has passed once more. All watches have the same patience, so the oldest always ends first.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -30,8 +31,7 @@ impl<T> Watch<T> {
         Self { state: Mutex::new(state), changed: Condvar::new(), patience }
     }
 
-    /// Watches over `thing` from now on. At most as many as there are slots are watched at once, plus those that
-    /// have ended and were not swept yet.
+    /// Watches over `thing` from now on, for as long as somebody has its cell.
     pub(super) fn add(&self, thing: T) -> Cell<T> {
         let cell = Arc::new(Mutex::new(Some(thing)));
         let mut state = self.state.lock();
@@ -58,10 +58,20 @@ impl<T> Watch<T> {
                 }
                 Some(_) => {
                     let overdue = state.watched.pop_front().and_then(|(_, cell)| cell.upgrade());
-                    parking_lot::MutexGuard::unlocked(&mut state, || {
-                        let thing = overdue.and_then(|cell| cell.lock().take());
-                        thing.into_iter().for_each(&give_up);
-                    });
+                    let Some(cell) = overdue else { continue };
+                    let thing = cell.lock().take();
+                    match thing {
+                        Some(thing) => {
+                            parking_lot::MutexGuard::unlocked(&mut state, || {
+                                drop(cell);
+                                give_up(thing);
+                            });
+                        }
+                        // Answered, or somebody is at it.
+                        None => {
+                            state.watched.push_back((Instant::now() + self.patience, Arc::downgrade(&cell)));
+                        }
+                    }
                 }
             }
         }

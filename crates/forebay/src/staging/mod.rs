@@ -1,16 +1,20 @@
-//! The staging buffer: bounded memory that chunks cross between the engine and a tier.
+//! The staging buffer: bounded memory that chunks cross between the engine and a tier, in parts of a slot each.
 //!
 //! Promises:
 //! * a slot has one user at a time, and comes back when its [`Lease`] is dropped, whatever happens;
 //! * loads go before stores, but after [`LOADS_IN_A_ROW_MAX`] loads a waiting store has its turn; stores never hold
 //!   the last slot, so that a load always finds one that no store is using;
+//! * neither holds more than its share, and the slot that came back last goes out first: so what chunks cross stays
+//!   small enough for the processor's cache;
 //! * every wait ends: with a slot, with [`Refusal::Busy`] when no slot came free for as long as the caller allows,
 //!   or with [`Refusal::Closed`];
 //! * nothing can be looked up in it.
 //!
-//! Assumes that nobody waits for a slot while holding one. The mover keeps to that: it takes one slot per chunk.
+//! Assumes that nobody waits for a slot while holding one. The mover keeps to that: a slot that is waited for is for the
+//! next part of a chunk, and those before it are with the I/O engine, which gives them back by itself.
 
 mod arena;
+mod shape;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,6 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::catalog::BLOCK_BYTES;
 use crate::error::Result;
 use arena::Arena;
+pub use shape::Shape;
 
 /// How many loads may be served in a row while a store waits. Loads are what a user waits for; four to one keeps a
 /// store's wait below a handful of transfers.
@@ -51,6 +56,8 @@ pub enum Refusal {
 pub struct Staging {
     arena: Arena,
     huge_bytes: usize,
+    /// Slots that loads may hold at once, and stores.
+    share: u32,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -61,6 +68,7 @@ struct State {
     waiting_loads: Line,
     waiting_stores: Line,
     next_waiter: u64,
+    loads_holding: u32,
     stores_holding: u32,
     loads_in_a_row: u32,
     in_use_max: u32,
@@ -106,15 +114,30 @@ pub struct Usage {
 
 impl State {
     /// Whose turn it is, if anybody's.
-    fn turn(&self, slots: u32) -> Option<Class> {
-        let load = !self.waiting_loads.waiters.is_empty();
-        let store = !self.waiting_stores.waiters.is_empty() && self.stores_holding + 1 < slots;
+    fn turn(&self, slots: u32, share: u32) -> Option<Class> {
+        let load = !self.waiting_loads.waiters.is_empty() && self.may_have(Class::Load, slots, share);
+        let store = !self.waiting_stores.waiters.is_empty() && self.may_have(Class::Store, slots, share);
         match (load, store) {
             _ if self.free.is_empty() => None,
             (true, true) if self.loads_in_a_row >= LOADS_IN_A_ROW_MAX => Some(Class::Store),
             (true, _) => Some(Class::Load),
             (false, true) => Some(Class::Store),
             (false, false) => None,
+        }
+    }
+
+    /// Whether this class may have one slot more, if one is free.
+    fn may_have(&self, class: Class, slots: u32, share: u32) -> bool {
+        match class {
+            Class::Load => self.loads_holding < share,
+            Class::Store => self.stores_holding < share.min(slots - 1),
+        }
+    }
+
+    fn holding(&mut self, class: Class) -> &mut u32 {
+        match class {
+            Class::Load => &mut self.loads_holding,
+            Class::Store => &mut self.stores_holding,
         }
     }
 
@@ -127,7 +150,8 @@ impl State {
 }
 
 impl Staging {
-    /// A buffer of `slots` slots (at least two) of `slot_bytes` payload bytes, rounded up to 4 KiB.
+    /// A buffer of `slots` slots (at least two) of `slot_bytes` payload bytes, rounded up to 4 KiB, with no share for
+    /// either class.
     ///
     /// # Errors
     /// When the memory is not to be had.
@@ -135,17 +159,30 @@ impl Staging {
     /// # Panics
     /// With less than two slots or no bytes in them: whoever reads the configuration sees to that.
     pub fn new(slots: u32, slot_bytes: usize) -> Result<Arc<Self>> {
-        assert!(slots >= 2, "a staging buffer has at least two slots");
+        Self::of(Shape { slots, slot_bytes, share: slots })
+    }
+
+    /// A buffer of this shape.
+    ///
+    /// # Errors
+    /// When the memory is not to be had.
+    ///
+    /// # Panics
+    /// As [`Self::new`], and with a share of no slot.
+    pub fn of(Shape { slots, slot_bytes, share }: Shape) -> Result<Arc<Self>> {
+        assert!(slots >= 2 && share >= 1, "a staging buffer has at least two slots");
         let arena = Arena::new(slots, slot_bytes.next_multiple_of(BLOCK_BYTES))?;
         let huge_bytes = arena.huge_bytes();
         Ok(Arc::new(Self {
             arena,
             huge_bytes,
+            share,
             state: Mutex::new(State {
                 free: (0..slots).rev().collect(),
                 waiting_loads: Line::new(),
                 waiting_stores: Line::new(),
                 next_waiter: 0,
+                loads_holding: 0,
                 stores_holding: 0,
                 loads_in_a_row: 0,
                 in_use_max: 0,
@@ -191,8 +228,8 @@ impl Staging {
             if unwanted() {
                 break Err(Refusal::Unwanted);
             }
-            if state.turn(self.arena.slots()) == Some(class) && state.line(class).waiters.front() == Some(&me)
-            {
+            let turn = state.turn(self.arena.slots(), self.share);
+            if turn == Some(class) && state.line(class).waiters.front() == Some(&me) {
                 break Ok(());
             }
             stalled &= state.line(class).stalled;
@@ -214,11 +251,9 @@ impl Staging {
             match class {
                 Class::Load if state.waiting_stores.waiters.is_empty() => state.loads_in_a_row = 0,
                 Class::Load => state.loads_in_a_row += 1,
-                Class::Store => {
-                    state.loads_in_a_row = 0;
-                    state.stores_holding += 1;
-                }
+                Class::Store => state.loads_in_a_row = 0,
             }
+            *state.holding(class) += 1;
             let in_use = self.arena.slots() - u32::try_from(state.free.len()).unwrap_or(0);
             state.in_use_max = state.in_use_max.max(in_use);
             Lease { staging: Arc::clone(self), index, class }
@@ -244,6 +279,11 @@ impl Staging {
     /// The address and length of the memory that all slots lie in, for a kernel that wants to know it beforehand.
     pub fn range(&self) -> (std::ptr::NonNull<u8>, usize) {
         self.arena.range()
+    }
+
+    /// Payload bytes that a slot holds.
+    pub fn slot_bytes(&self) -> usize {
+        self.arena.payload_bytes()
     }
 
     /// Slots in use.
@@ -287,12 +327,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.staging.state.lock();
         state.free.push(self.index);
-        if self.class == Class::Store {
-            state.stores_holding -= 1;
-        }
-        state.waiting_loads.released();
-        if state.stores_holding + 1 < self.staging.arena.slots() {
-            state.waiting_stores.released();
+        *state.holding(self.class) -= 1;
+        for class in [Class::Load, Class::Store] {
+            if state.may_have(class, self.staging.arena.slots(), self.staging.share) {
+                state.line(class).released();
+            }
         }
         drop(state);
         self.staging.changed.notify_all();

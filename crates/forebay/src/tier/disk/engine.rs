@@ -1,4 +1,5 @@
-//! The I/O engine: carries whole chunks between leased slots and the data files. One engine serves all drives.
+//! The I/O engine: carries chunks, or parts of them, between leased slots and the data files. One engine serves all
+//! drives.
 //!
 //! A transfer owns its lease until the device is done with it, so a slot cannot be used again while the kernel may
 //! still touch it. What is done with the outcome is the caller's: it comes as a closure that gets the lease back.
@@ -17,13 +18,13 @@ use super::data_files::DataFiles;
 use super::schedule::Ended;
 use super::threads::ThreadEngine;
 use super::uring::UringEngine;
-use crate::catalog::ChunkRecord;
+use crate::catalog::Extents;
 use crate::config::IoEngineChoice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Pages;
 use crate::staging::{Lease, Staging};
 
-/// Which way a chunk goes.
+/// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// Disk to slot.
@@ -33,24 +34,34 @@ pub enum Direction {
 }
 
 /// What is called with the lease when the device is done.
-pub type Finish = Box<dyn FnOnce(Lease, io::Result<()>) + Send>;
+pub enum Finish {
+    /// It checks and copies, or runs a caller's code: no thread that serves a device waits for it.
+    Working(Box<dyn FnOnce(Lease, io::Result<()>) + Send>),
+    /// It returns at once. What it gives, if anything, is called as the other kind is.
+    Prompt(Box<dyn FnOnce(Lease, io::Result<()>) -> Option<Rest> + Send>),
+}
 
-/// A chunk to be moved.
-pub struct ChunkTransfer {
+/// What is left to be done at the end of a transfer.
+pub type Rest = Box<dyn FnOnce() + Send>;
+
+/// A chunk, or a part of one, to be moved.
+pub struct Transfer {
     /// Which way.
     pub direction: Direction,
-    /// Where on disk, and how much.
-    pub record: ChunkRecord,
-    /// Header page and, unless that lies elsewhere, payload: whole blocks of it.
+    /// On which drive.
+    pub drive: u8,
+    /// Where on it, and how much.
+    pub extents: Extents,
+    /// Whole blocks from the front of the slot, unless they lie elsewhere.
     pub lease: Lease,
-    /// The payload if it does not lie in the slot: as many bytes as the record says, in whole blocks.
+    /// All or the last of these blocks, if they do not lie in the slot.
     pub payload: Option<Payload>,
     /// Called when the device is done, on a thread of the engine; at once, if that is shut down. Dropped uncalled if
     /// the transfer panics: what it holds must see to itself then.
     pub finish: Finish,
 }
 
-/// A payload that the device reads or writes where its owner has it.
+/// Blocks that the device reads or writes where their owner has them.
 pub struct Payload {
     /// Where that is.
     pub pages: Pages<'static>,
@@ -58,27 +69,36 @@ pub struct Payload {
     pub keep: Arc<dyn Send + Sync>,
 }
 
-impl ChunkTransfer {
+impl Transfer {
     /// Ends a transfer that no engine takes.
     pub fn refuse(self, error: io::Error) {
         let Self { lease, finish, .. } = self;
-        finish(lease, Err(error));
+        finish.call(lease, Err(error));
     }
 }
 
-/// What a transfer ends with that the device was never asked for: it says nothing about the chunk.
+impl Finish {
+    fn call(self, lease: Lease, outcome: io::Result<()>) {
+        match self {
+            Self::Working(finish) => finish(lease, outcome),
+            Self::Prompt(finish) => finish(lease, outcome).into_iter().for_each(|rest| rest()),
+        }
+    }
+}
+
+/// What a transfer ends with that the device was never asked for: it says nothing about what is on disk.
 pub const NOT_ASKED: io::ErrorKind = io::ErrorKind::NotConnected;
 
-/// Moves chunks. Reads go before writes but do not starve them, and writes never occupy the whole engine.
+/// Moves them. Reads go before writes but do not starve them, and writes never occupy the whole engine.
 pub trait IoEngine: Send + Sync {
     /// Takes a transfer over; returns at once. There are never more of them than there are slots.
-    fn submit(&self, transfer: ChunkTransfer);
+    fn submit(&self, transfer: Transfer);
 
     /// Finishes what was submitted and ends the engine's threads, waiting for them until `deadline` at most. A
     /// transfer submitted later is finished with an error at once.
     fn shutdown(&self, deadline: Instant);
 
-    /// A stable short name of how it moves chunks.
+    /// A stable short name of how it does that.
     fn name(&self) -> &'static str;
 }
 
@@ -157,12 +177,24 @@ fn start(
     Ok(Box::new(ThreadEngine::start(files.clone(), threads)?))
 }
 
-/// Tells the end of a transfer. A panic in there costs that transfer only.
+/// Tells the end of a transfer.
 pub(super) fn tell(ended: Ended) {
     let Ended { lease, finish, outcome, .. } = ended;
-    if catch_unwind(AssertUnwindSafe(|| finish(lease, outcome))).is_err() {
+    caught(|| finish.call(lease, outcome));
+}
+
+/// Calls what is left of one.
+pub(super) fn call(rest: Rest) {
+    caught(rest);
+}
+
+/// A panic at the end of a transfer costs that transfer only.
+pub(super) fn caught<T>(end: impl FnOnce() -> T) -> Option<T> {
+    let called = catch_unwind(AssertUnwindSafe(end));
+    if called.is_err() {
         tracing::error!("the end of a chunk's transfer panicked; the chunk was given up");
     }
+    called.ok()
 }
 
 /// What a transfer ends with that comes too late.

@@ -1,12 +1,12 @@
-//! Which piece of which chunk goes to the device next: the one order that both I/O engines keep.
+//! Which piece of which transfer goes to the device next: the one order that both I/O engines keep.
 //!
 //! Promises:
-//! * a chunk goes in pieces of about `piece_bytes`, several of them and of several chunks at once;
+//! * a transfer goes in pieces of about `piece_bytes`, several of them and of several transfers at once;
 //! * reads go before writes. While a read waits or is with the device, one piece of a write is there beside it, so
 //!   that a load waits for no more than that; after the last read writes come back step by step, so that the next load
 //!   of the same prompt does not find the device full of them. That one piece is always there: stores are not starved;
 //! * a transfer that stops short is gone on with, never taken for whole;
-//! * a chunk has ended when none of its pieces is with the device any more, and only then its slot is given back;
+//! * it has ended when none of its pieces is with the device any more, and only then its slot is given back;
 //! * an answer that belongs to no piece that is with the device changes nothing.
 //!
 //! A plain state machine: it does no I/O, starts no thread, reads no clock.
@@ -18,8 +18,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::block_file::whole_blocks;
-use super::engine::{ChunkTransfer, Direction, Finish};
-use crate::catalog::{BLOCK_BYTES, ChunkRecord};
+use super::engine::{Direction, Finish, Transfer};
+use crate::catalog::{BLOCK_BYTES, Extents};
 use crate::staging::Lease;
 
 /// Pieces of writes that have to end, with no read about, before one more of them may be with the device. It takes a
@@ -45,8 +45,8 @@ pub(super) struct Piece {
     pub(super) token: u64,
     pub(super) direction: Direction,
     pub(super) drive: u8,
-    /// The header page, where that lies apart from the payload: the piece begins with it.
-    pub(super) header: Option<NonNull<u8>>,
+    /// What of it lies in the slot while the rest lies elsewhere: address and length. The piece begins with it.
+    pub(super) head: Option<(NonNull<u8>, usize)>,
     /// The rest of the piece.
     pub(super) memory: NonNull<u8>,
     /// Bytes in all.
@@ -57,9 +57,8 @@ pub(super) struct Piece {
 impl Piece {
     /// Where it lies in memory: address and length, in the order of the file.
     pub(super) fn ranges(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
-        let header = self.header.map(|header| (header, BLOCK_BYTES));
-        let header_bytes = header.map_or(0, |(_, len)| len);
-        header.into_iter().chain([(self.memory, self.len - header_bytes)])
+        let head_bytes = self.head.map_or(0, |(_, len)| len);
+        self.head.into_iter().chain([(self.memory, self.len - head_bytes)])
     }
 }
 
@@ -67,7 +66,7 @@ impl Piece {
 // has that part.
 unsafe impl Send for Piece {}
 
-/// A chunk none of whose pieces is with the device any more.
+/// A transfer none of whose pieces is with the device any more.
 pub(super) struct Ended {
     pub(super) direction: Direction,
     pub(super) lease: Lease,
@@ -75,16 +74,18 @@ pub(super) struct Ended {
     pub(super) outcome: io::Result<()>,
 }
 
-struct Transfer {
+struct UnderWay {
     direction: Direction,
-    record: ChunkRecord,
+    drive: u8,
+    extents: Extents,
     lease: Lease,
     finish: Finish,
     /// The slot's first byte. Nobody but the pieces touches the slot until the transfer has ended.
     slot: NonNull<u8>,
-    /// Where all but the header page lies, if not in the slot, and what keeps that memory.
+    /// Where all lies that is behind the first `head_bytes`, if not in the slot, and what keeps that memory.
     payload: Option<(NonNull<u8>, Arc<dyn Send + Sync>)>,
-    /// Bytes of the chunk that were made parts of.
+    head_bytes: usize,
+    /// Bytes of the transfer that were made parts of.
     given_out: usize,
     /// Parts that have not ended.
     open: usize,
@@ -93,14 +94,14 @@ struct Transfer {
 
 // SAFETY: the addresses are those of the slot whose lease stands beside them and of memory lent until the end; both may
 // be used by any thread.
-unsafe impl Send for Transfer {}
+unsafe impl Send for UnderWay {}
 
-impl Transfer {
+impl UnderWay {
     /// The bytes that are given out next, as a part; `None` when there are no more. Parts of one extent are of equal
     /// length, so that there is no small one left at its end.
     fn next_part(&mut self, id: u64, piece_bytes: usize) -> Option<Part> {
         let mut before = 0;
-        for extent in self.record.extents.as_slice() {
+        for extent in self.extents.as_slice() {
             let len = extent.byte_len();
             let done = self.given_out - before;
             if done < len {
@@ -121,30 +122,32 @@ impl Transfer {
         None
     }
 
-    /// Where a part lies in memory: the header page, if it begins with that and the payload lies elsewhere, and the
-    /// rest.
-    fn memory(&self, part: Part) -> (Option<NonNull<u8>>, NonNull<u8>) {
-        // SAFETY: a part lies within its chunk. `Schedule::add` saw that the chunk lies within the slot, or its header
-        // page does and the payload within the memory that came with it.
+    /// Where a part lies in memory: what of it is in the slot, if the rest is not, and the rest.
+    fn memory(&self, part: Part) -> (Option<(NonNull<u8>, usize)>, NonNull<u8>) {
+        let head = self.head_bytes;
+        // SAFETY: a part lies within its transfer. `Schedule::add` saw that this lies within the slot, or its head
+        // does and the rest within the memory that came with it.
         unsafe {
             match &self.payload {
-                Some((payload, _)) if part.at >= BLOCK_BYTES => (None, payload.add(part.at - BLOCK_BYTES)),
-                Some((payload, _)) if part.len > BLOCK_BYTES => (Some(self.slot), *payload),
+                Some((payload, _)) if part.at >= head => (None, payload.add(part.at - head)),
+                Some((payload, _)) if part.at + part.len > head => {
+                    (Some((self.slot.add(part.at), head - part.at)), *payload)
+                }
                 _ => (None, self.slot.add(part.at)),
             }
         }
     }
 
     fn is_given_out(&self) -> bool {
-        self.given_out >= self.record.extents.as_slice().iter().map(|extent| extent.byte_len()).sum()
+        self.given_out >= self.extents.as_slice().iter().map(|extent| extent.byte_len()).sum()
     }
 }
 
-/// A range of a chunk, and of the file.
+/// A range of a transfer, and of the file.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     transfer: u64,
-    /// Where in the slot.
+    /// Where in the transfer.
     at: usize,
     len: usize,
     /// Where in the file.
@@ -171,7 +174,7 @@ impl Line {
 /// See the module's documentation.
 pub(super) struct Schedule {
     limits: Limits,
-    transfers: HashMap<u64, Transfer>,
+    transfers: HashMap<u64, UnderWay>,
     /// Parts that are with the device, by token.
     with_device: HashMap<u64, Part>,
     reads: Line,
@@ -195,24 +198,28 @@ impl Schedule {
     }
 
     /// Takes a transfer in; gives it back, ended, when it does not fit its slot.
-    pub(super) fn add(&mut self, transfer: ChunkTransfer) -> Option<Ended> {
-        let ChunkTransfer { direction, record, mut lease, payload, finish } = transfer;
+    pub(super) fn add(&mut self, transfer: Transfer) -> Option<Ended> {
+        let Transfer { direction, drive, extents, mut lease, payload, finish } = transfer;
         let slot = lease.bytes();
-        let room = payload.as_ref().map_or(slot.len(), |payload| BLOCK_BYTES + payload.pages.len());
-        if record.extents.blocks() * BLOCK_BYTES as u64 > room as u64 {
-            let outcome = Err(io::Error::new(io::ErrorKind::InvalidInput, "the chunk is larger than a slot"));
+        let bytes = usize::try_from(extents.blocks()).unwrap_or(usize::MAX).saturating_mul(BLOCK_BYTES);
+        let head_bytes = bytes.checked_sub(payload.as_ref().map_or(0, |payload| payload.pages.len()));
+        let Some(head_bytes) = head_bytes.filter(|&head_bytes| head_bytes <= slot.len()) else {
+            let outcome =
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "a transfer is larger than its slot"));
             return Some(Ended { direction, lease, finish, outcome });
-        }
+        };
         let slot = NonNull::from(slot).cast();
         let id = self.number();
         let payload = payload.map(|payload| (payload.pages.as_ptr(), payload.keep));
-        let transfer = Transfer {
+        let transfer = UnderWay {
             direction,
-            record,
+            drive,
+            extents,
             lease,
             finish,
             slot,
             payload,
+            head_bytes,
             given_out: 0,
             open: 0,
             outcome: Ok(()),
@@ -241,7 +248,7 @@ impl Schedule {
         }
     }
 
-    /// Takes the device's answer on a piece: bytes moved. Gives the chunk, if that was the last of it.
+    /// Takes the device's answer on a piece: bytes moved. Gives the transfer, if that was the last of it.
     pub(super) fn complete(&mut self, token: u64, answer: io::Result<usize>) -> Option<Ended> {
         let part = self.with_device.remove(&token)?;
         let transfer = self.transfers.get_mut(&part.transfer)?;
@@ -286,12 +293,20 @@ impl Schedule {
         }
     }
 
+    /// Pieces this way that are with the device.
+    pub(super) fn with_device(&self, direction: Direction) -> usize {
+        match direction {
+            Direction::Read => self.reads.with_device,
+            Direction::Write => self.writes.with_device,
+        }
+    }
+
     /// Whether there is nothing to do.
     pub(super) fn is_idle(&self) -> bool {
         self.transfers.is_empty()
     }
 
-    /// A piece of the first chunk that waits in this direction.
+    /// A piece of the first transfer that waits in this direction.
     fn take(&mut self, direction: Direction) -> Option<Piece> {
         let piece_bytes = self.limits.piece_bytes;
         let part = if let Some(rest) = self.line(direction).rests.pop_front() {
@@ -307,13 +322,13 @@ impl Schedule {
         };
         let token = self.number();
         let transfer = self.transfers.get(&part.transfer)?;
-        let ((header, memory), drive) = (transfer.memory(part), transfer.record.drive);
+        let ((head, memory), drive) = (transfer.memory(part), transfer.drive);
         self.with_device.insert(token, part);
         self.line(direction).with_device += 1;
-        Some(Piece { token, direction, drive, header, memory, len: part.len, offset: part.offset })
+        Some(Piece { token, direction, drive, head, memory, len: part.len, offset: part.offset })
     }
 
-    /// After an error: what is with the device is waited for, nothing else of the chunk is moved.
+    /// After an error: what is with the device is waited for, nothing else of the transfer is moved.
     fn give_no_more_of(&mut self, id: u64) {
         let Some(transfer) = self.transfers.get_mut(&id) else { return };
         let line = match transfer.direction {
@@ -332,7 +347,7 @@ impl Schedule {
         if transfer.open > 0 || !whole {
             return None;
         }
-        let Transfer { direction, lease, finish, outcome, payload, .. } = self.transfers.remove(&id)?;
+        let UnderWay { direction, lease, finish, outcome, payload, .. } = self.transfers.remove(&id)?;
         drop(payload);
         Some(Ended { direction, lease, finish, outcome })
     }
@@ -355,7 +370,7 @@ impl Schedule {
 impl Drop for Schedule {
     fn drop(&mut self) {
         let mut untold = Vec::with_capacity(self.transfers.len());
-        for (_, Transfer { lease, payload, finish, .. }) in self.transfers.drain() {
+        for (_, UnderWay { lease, payload, finish, .. }) in self.transfers.drain() {
             std::mem::forget((lease, payload));
             untold.push(finish);
         }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::data_files::DataFiles;
-use super::engine::{self, ChunkTransfer, Direction, IoEngine};
+use super::engine::{self, Direction, IoEngine, Transfer};
 use super::schedule::{Limits, Piece, Schedule};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
@@ -58,7 +58,7 @@ impl ThreadEngine {
 }
 
 impl IoEngine for ThreadEngine {
-    fn submit(&self, transfer: ChunkTransfer) {
+    fn submit(&self, transfer: Transfer) {
         let mut state = self.shared.state.lock();
         if state.closed {
             drop(state);

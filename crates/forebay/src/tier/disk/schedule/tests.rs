@@ -6,7 +6,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::{Extent, Extents};
-use crate::key::ChunkKey;
 use crate::memory::{PageMemory, Pages};
 use crate::staging::{Class, Staging};
 use crate::tier::disk::engine::Payload;
@@ -56,22 +55,12 @@ impl Bench {
     ) {
         let extents: Vec<_> = ranges.iter().map(|&(start, blocks)| Extent { start, blocks }).collect();
         let extents = Extents::from_slice(&extents).unwrap();
-        let length = u32::try_from((extents.blocks() - 1) * BLOCK as u64).unwrap();
-        let record = ChunkRecord {
-            key: ChunkKey::NONE,
-            parent: ChunkKey::NONE,
-            depth: 0,
-            generation: 0,
-            length,
-            stored_at_ms: 0,
-            drive: 0,
-            extents,
-        };
         let class = if direction == Direction::Read { Class::Load } else { Class::Store };
         let lease = self.staging.acquire(class, Duration::ZERO).expect("a slot is free");
         let ends = Arc::clone(&self.ends);
-        let finish = Box::new(move |_, outcome: io::Result<()>| ends.lock().push((number, outcome.is_ok())));
-        let ended = self.schedule.add(ChunkTransfer { direction, record, lease, payload, finish });
+        let finish = move |_: Lease, outcome: io::Result<()>| ends.lock().push((number, outcome.is_ok()));
+        let finish = Finish::Working(Box::new(finish));
+        let ended = self.schedule.add(Transfer { direction, drive: 0, extents, lease, payload, finish });
         self.tell(ended);
     }
 
@@ -81,7 +70,7 @@ impl Bench {
     }
 
     fn tell(&self, ended: Option<Ended>) {
-        ended.into_iter().for_each(|Ended { lease, finish, outcome, .. }| finish(lease, outcome));
+        ended.into_iter().for_each(crate::tier::disk::engine::tell);
         assert_eq!(self.staging.usage().in_use as usize, self.schedule.transfers.len(), "slots in use");
     }
 
@@ -127,15 +116,21 @@ fn a_payload_that_lies_elsewhere_goes_from_there_and_the_header_from_the_slot() 
     assert_eq!(in_file, [(100, 9), (109, 8), (50, 3), (200, 9)]);
     let in_memory = pieces.iter().map(|piece| (piece.memory.as_ptr() as usize - start) / BLOCK);
     assert_eq!(in_memory.collect::<Vec<_>>(), [0, 8, 16, 19]);
-    let headers: Vec<_> = pieces.iter().filter_map(|piece| piece.header).collect();
+    let headers: Vec<_> = pieces.iter().filter_map(|piece| piece.head).collect();
     let (slots, len) = bench.staging.range();
-    assert!((headers[0].as_ptr() as usize).wrapping_sub(slots.as_ptr() as usize) < len, "the header page");
-    assert_eq!((headers.len(), pieces[0].header), (1, Some(headers[0])), "the first piece begins with it");
+    assert!((headers[0].0.as_ptr() as usize).wrapping_sub(slots.as_ptr() as usize) < len, "the header page");
+    assert_eq!((headers.len(), pieces[0].head), (1, Some(headers[0])), "the first piece begins with it");
     pieces.iter().for_each(|piece| bench.answer(piece, Ok(piece.len)));
     assert_eq!(bench.ends(), [(0, true)]);
-    let payload = pages(&mut memory, 27);
+    // All of it lies elsewhere: a part of a chunk without its header.
+    let payload = pages(&mut memory, 29);
     bench.add_from(1, Direction::Read, &[(100, 29)], payload);
-    assert_eq!(bench.ends(), [(0, true), (1, false)], "a payload of another length");
+    let pieces = bench.pieces();
+    assert_eq!((pieces[0].head, pieces[0].memory.as_ptr() as usize), (None, start));
+    pieces.iter().for_each(|piece| bench.answer(piece, Ok(piece.len)));
+    let payload = pages(&mut memory, 30);
+    bench.add_from(2, Direction::Read, &[(100, 29)], payload);
+    assert_eq!(bench.ends(), [(0, true), (1, true), (2, false)], "a payload that is longer");
 }
 
 #[test]

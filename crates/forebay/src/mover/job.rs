@@ -1,0 +1,89 @@
+//! A chunk that is to be moved: its plan, which must be answered, and the engine memory it comes from or goes to.
+//!
+//! Promises: a plan is answered exactly once, and answers for itself when it is dropped; engine memory is let go of
+//! before that is told, and both before the plan is answered.
+
+use std::sync::Arc;
+
+use super::batch::Batch;
+use super::memory::{Sink, Source};
+use crate::catalog::{ChunkRecord, Plan};
+use crate::error::Result;
+use crate::outcome::Reason;
+
+/// What became of a plan.
+pub type Verdict = Result<(), Reason>;
+
+/// Called once with the plan and what became of it.
+type AnswerFn = Box<dyn FnOnce(Plan, Verdict) + Send>;
+
+/// A plan that must be answered; left unanswered (a panic, a lost thread) it answers for itself.
+pub(super) struct Open(Option<(Plan, AnswerFn)>);
+
+impl Open {
+    pub(super) fn record(&self) -> ChunkRecord {
+        self.0.as_ref().expect("not answered yet").0.record
+    }
+
+    pub(super) fn answer(mut self, verdict: Verdict) {
+        self.give(verdict);
+    }
+
+    fn give(&mut self, verdict: Verdict) {
+        if let Some((plan, answer)) = self.0.take() {
+            answer(plan, verdict);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.give(Err(Reason::Abandoned));
+    }
+}
+
+/// Asked before a job begins.
+type CancelledFn = Box<dyn Fn() -> bool + Send>;
+
+/// One chunk to be moved: `M` is the engine memory it comes from or goes to.
+pub struct Job<M: ?Sized> {
+    pub(super) cancelled: CancelledFn,
+    /// Before `open`, so that it is let go of before the end is told.
+    pub(super) lent: Lent<M>,
+    pub(super) open: Open,
+}
+
+/// Engine memory, and the word that it is in use. Dropped in this order: it is let go of before that is told.
+pub(super) struct Lent<M: ?Sized> {
+    pub(super) memory: Box<M>,
+    _touch: Box<dyn Send>,
+}
+
+/// A chunk to be written.
+pub type StoreJob = Job<dyn Source>;
+/// A chunk to be read.
+pub type LoadJob = Job<dyn Sink>;
+
+impl<M: ?Sized> Job<M> {
+    /// A job of `batch`: carry out `plan` on `memory` and call `answer`.
+    pub fn new<T: Send + 'static>(
+        batch: &Arc<Batch<T>>,
+        plan: Plan,
+        memory: Box<M>,
+        answer: impl FnOnce(Plan, Verdict) + Send + 'static,
+    ) -> Self {
+        let watched = Arc::clone(batch);
+        Self {
+            open: Open(Some((plan, Box::new(answer)))),
+            cancelled: Box::new(move || watched.is_cancelled()),
+            lent: Lent { memory, _touch: Box::new(batch.touch()) },
+        }
+    }
+
+    /// Answers without moving anything. Engine memory is let go of first.
+    pub(super) fn refuse(self, reason: Reason) {
+        let Self { open, lent, .. } = self;
+        drop(lent);
+        open.answer(Err(reason));
+    }
+}

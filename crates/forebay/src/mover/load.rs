@@ -1,0 +1,240 @@
+//! A chunk on its way from a drive to engine memory, part by part.
+//!
+//! Promises: a chunk is answered as loaded only if header, binding and payload checksum were right; what has arrived is
+//! checked and copied in one pass, in order, while the rest is still on its way, and each part's slot is free right
+//! after that. A load that is given up touches engine memory no more, whatever the device does.
+//!
+//! A part that arrives before the one in front of it waits in its slot: the one in front has its own, and is with the
+//! device.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+use std::io;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use twox_hash::XxHash3_64;
+
+use super::job::{Job, Lent, LoadJob, Open, Verdict};
+use super::memory::Sink;
+use super::watch::Cell;
+use super::{Shared, cut, why};
+use crate::catalog::{BLOCK_BYTES, ChunkRecord};
+use crate::outcome::Reason;
+use crate::staging::{Class, Lease};
+use crate::tier::disk::engine::{Direction, Finish, Transfer};
+use crate::tier::disk::header::{self, Corruption};
+
+/// A load that the device is asked for, until it is answered or given up.
+pub(super) struct Asked {
+    lent: Lent<dyn Sink>,
+    open: Open,
+    _over: Over,
+}
+
+/// Says when it is dropped that nobody waits for the load any more.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl Asked {
+    pub(super) fn refuse(self, reason: Reason) {
+        let refused = catch_unwind(AssertUnwindSafe(|| {
+            drop(self.lent);
+            self.open.answer(Err(reason));
+        }));
+        if refused.is_err() {
+            tracing::error!("the end of a load that was given up panicked");
+        }
+    }
+}
+
+/// A chunk whose parts are with the drive. Each of them has a share of it; who has the last one answers.
+struct Loading {
+    record: ChunkRecord,
+    /// Empty when the load was given up, and while a part is copied: then it cannot be given up.
+    asked: Cell<Asked>,
+    /// It has failed, or nobody waits for it any more.
+    over: Arc<AtomicBool>,
+    arrivals: Mutex<Arrivals>,
+    shared: Arc<Shared>,
+}
+
+/// What has arrived.
+struct Arrivals {
+    /// Parts that wait for one in front of them, by their first block.
+    waiting: BTreeMap<u64, (Range<u64>, Lease)>,
+    /// The first block that was not checked yet, and the check so far, unless somebody is at it.
+    next: u64,
+    check: Option<Check>,
+    failure: Option<Reason>,
+}
+
+/// A chunk's check as far as it has come.
+struct Check {
+    hasher: XxHash3_64,
+    /// What the header says it should come to.
+    sum: Option<u64>,
+}
+
+impl Arrivals {
+    /// What is to be checked next, if it is there and nobody is at it.
+    fn turn(&mut self) -> Option<(Range<u64>, Lease, Check)> {
+        let first = self.waiting.first_entry().filter(|first| *first.key() == self.next)?;
+        let check = self.check.take()?;
+        let (blocks, lease) = first.remove();
+        Some((blocks, lease, check))
+    }
+}
+
+impl Shared {
+    pub(super) fn load(self: &Arc<Self>, job: LoadJob) {
+        let record = job.open.record();
+        let (held, length) = (job.lent.memory.len(), record.length);
+        if held != length as usize {
+            job.refuse(Reason::Engine(format!("the buffer is {held} bytes, the chunk {length}")));
+            return;
+        }
+        let Some((job, lease)) = self.slot(job, Class::Load, self.load_patience) else { return };
+        let Job { open, lent, .. } = job;
+        let over = Arc::new(AtomicBool::new(false));
+        let asked = self.watch.add(Asked { lent, open, _over: Over(Arc::clone(&over)) });
+        let check = Check { hasher: header::payload_hasher(&record), sum: None };
+        let arrivals = Arrivals { waiting: BTreeMap::new(), next: 0, check: Some(check), failure: None };
+        let arrivals = Mutex::new(arrivals);
+        let loading = Arc::new(Loading { record, asked, over, arrivals, shared: Arc::clone(self) });
+        if let Err(reason) = loading.ask(lease) {
+            loading.fail(&mut loading.arrivals.lock(), reason);
+        }
+        loading.let_go();
+    }
+}
+
+impl Loading {
+    /// Asks the device for the chunk, part by part, the first of them into this slot.
+    fn ask(self: &Arc<Self>, lease: Lease) -> Result<(), Reason> {
+        let mut lease = Some(lease);
+        for blocks in cut::runs(0..self.record.extents.blocks(), self.shared.slot_blocks()) {
+            // Asked with the staging buffer locked: no other lock may be wanted here.
+            let unwanted = || self.over.load(Ordering::Acquire);
+            let lease = match lease.take() {
+                Some(first) => first,
+                None => self.shared.slot_for_more(Class::Load, &unwanted)?,
+            };
+            let loading = Arc::clone(self);
+            self.shared.submit(Transfer {
+                direction: Direction::Read,
+                drive: self.record.drive,
+                extents: self.record.extents.part(blocks.start, blocks.end - blocks.start),
+                lease,
+                payload: None,
+                finish: Finish::Working(Box::new(move |lease, outcome| {
+                    loading.arrived(blocks, lease, outcome);
+                })),
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes a part in; checks and copies what can be now.
+    fn arrived(self: Arc<Self>, blocks: Range<u64>, lease: Lease, outcome: io::Result<()>) {
+        let mut turn = {
+            let mut arrivals = self.arrivals.lock();
+            match outcome {
+                Ok(()) if arrivals.failure.is_none() => {
+                    arrivals.waiting.insert(blocks.start, (blocks, lease));
+                }
+                Ok(()) => drop(lease),
+                Err(error) => {
+                    drop(lease);
+                    let reason = match error.kind() {
+                        io::ErrorKind::UnexpectedEof => Reason::Corrupt(Corruption::Truncated),
+                        _ => why(&error),
+                    };
+                    self.fail(&mut arrivals, reason);
+                }
+            }
+            arrivals.turn()
+        };
+        while let Some((blocks, lease, mut check)) = turn {
+            let next = blocks.end;
+            let verdict = self.scatter(&blocks, lease, &mut check);
+            let mut arrivals = self.arrivals.lock();
+            arrivals.check = Some(check);
+            arrivals.next = next;
+            if let Err(reason) = verdict {
+                self.fail(&mut arrivals, reason);
+            }
+            turn = arrivals.turn();
+        }
+        self.let_go();
+    }
+
+    /// The rest is of no use, and what is behind is not asked for any more.
+    fn fail(&self, arrivals: &mut Arrivals, reason: Reason) {
+        self.over.store(true, Ordering::Release);
+        arrivals.failure.get_or_insert(reason);
+        arrivals.waiting.clear();
+    }
+
+    /// Checks the blocks in a slot and empties it into engine memory, in one pass.
+    fn scatter(&self, blocks: &Range<u64>, mut lease: Lease, check: &mut Check) -> Verdict {
+        // Taken out before engine memory is touched: nobody gives the load up meanwhile.
+        let Some(mut asked) = self.asked.lock().take() else { return Err(Reason::TimedOut) };
+        let bytes = &lease.bytes()[..cut::bytes(blocks.end - blocks.start)];
+        let (page, payload) = bytes.split_at(if blocks.start == 0 { BLOCK_BYTES } else { 0 });
+        if !page.is_empty() {
+            check.sum = match header::verify(page, &self.record) {
+                Ok(sum) => Some(sum),
+                Err(corruption) => {
+                    *self.asked.lock() = Some(asked);
+                    return Err(Reason::Corrupt(corruption));
+                }
+            };
+        }
+        let at = cut::bytes(blocks.start.max(1) - 1);
+        let (payload, padding) = payload.split_at(payload.len().min(self.record.length as usize - at));
+        let sink = &mut *asked.lent.memory;
+        let copied = match payload {
+            [] => Ok(()),
+            _ => sink.drain(at, payload, &mut |piece| check.hasher.write(piece)),
+        };
+        check.hasher.write(padding);
+        drop(lease);
+        *self.asked.lock() = Some(asked);
+        copied.map_err(Reason::Engine)
+    }
+
+    /// Answers, if no other part is under way.
+    fn let_go(self: Arc<Self>) {
+        let Some(loading) = Arc::into_inner(self) else { return };
+        let Self { record, asked, arrivals, shared, .. } = loading;
+        let arrivals = arrivals.into_inner();
+        drop(arrivals.waiting);
+        let Some(Asked { lent, open, .. }) = asked.lock().take() else { return };
+        // If this panics, the memory goes before the answer.
+        let (open, lent) = (open, lent);
+        drop(lent);
+        let verdict = match (arrivals.failure, arrivals.check) {
+            (Some(reason), _) => Err(reason),
+            (None, Some(Check { hasher, sum: Some(sum) })) if arrivals.next == record.extents.blocks() => {
+                if hasher.finish() == sum {
+                    Ok(())
+                } else {
+                    Err(Reason::Corrupt(Corruption::Payload))
+                }
+            }
+            // A part was lost on the way.
+            (None, _) => Err(Reason::Abandoned),
+        };
+        shared.counters.loaded(record.length, &verdict);
+        open.answer(verdict);
+    }
+}

@@ -1,0 +1,197 @@
+//! A chunk on its way from engine memory to a drive, part by part.
+//!
+//! Promises: a chunk is answered as written only if every block of it was, its header last; its memory is let go of as soon
+//! as its last part is copied or, where the drive reads it where it lies, written. Each part takes a slot, from just
+//! before the processor passes over it until the drive has it, so that the drive finds it in the processor's cache.
+//!
+//! A chunk that fits a slot goes in one transfer with its header. A larger one sends its header behind the last part,
+//! since only then its checksum is known.
+
+use std::hash::Hasher;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use twox_hash::XxHash3_64;
+
+use super::job::{Job, Lent, Open, StoreJob};
+use super::memory::{PIECE_BYTES, Source};
+use super::{Shared, cut, why};
+use crate::catalog::{BLOCK_BYTES, ChunkRecord};
+use crate::memory::Pages;
+use crate::outcome::Reason;
+use crate::staging::{Class, Lease};
+use crate::tier::disk::engine::{Direction, Finish, Payload, Rest, Transfer};
+use crate::tier::disk::header;
+
+/// Engine memory until it is not needed any more. Transfers that read it where it lies keep a share of it.
+type Kept = Arc<Mutex<Option<Lent<dyn Source>>>>;
+
+/// A chunk whose parts are with the drive. Each of them has a share of it; who has the last one answers.
+struct Storing {
+    record: ChunkRecord,
+    /// Why it will not be written.
+    failure: OnceLock<Reason>,
+    /// Blocks that the drive has.
+    written_blocks: AtomicU64,
+    kept: Kept,
+    /// Locked by nobody: it makes the rest shareable.
+    open: Mutex<Open>,
+    shared: Arc<Shared>,
+}
+
+/// What of a chunk goes in one transfer: first or last its header, and blocks of its payload.
+struct Part {
+    with_header: bool,
+    /// Counted from the payload's first.
+    blocks: Range<u64>,
+}
+
+/// The transfers of a chunk of so many blocks, in order.
+fn parts(blocks: u64, slot_blocks: u64) -> Vec<Part> {
+    if blocks <= slot_blocks {
+        return vec![Part { with_header: true, blocks: 0..blocks - 1 }];
+    }
+    let payload = cut::runs(0..blocks - 1, slot_blocks).map(|blocks| Part { with_header: false, blocks });
+    payload.chain([Part { with_header: true, blocks: 0..0 }]).collect()
+}
+
+impl Shared {
+    pub(super) fn store(self: &Arc<Self>, job: StoreJob) {
+        let record = job.open.record();
+        let (held, length) = (job.lent.memory.len(), record.length);
+        if held != length as usize {
+            job.refuse(Reason::Engine(format!("the buffer is {held} bytes, the chunk {length}")));
+            return;
+        }
+        let Some((job, lease)) = self.slot(job, Class::Store, self.store_patience) else { return };
+        let Job { open, lent, .. } = job;
+        let storing = Arc::new(Storing {
+            record,
+            failure: OnceLock::new(),
+            written_blocks: AtomicU64::new(0),
+            kept: Arc::new(Mutex::new(Some(lent))),
+            open: Mutex::new(open),
+            shared: Arc::clone(self),
+        });
+        if let Err(reason) = storing.send(lease) {
+            storing.fail(reason);
+        }
+        if let Some(storing) = Arc::into_inner(storing) {
+            storing.answer();
+        }
+    }
+}
+
+impl Storing {
+    /// Hands the chunk to the I/O engine, part by part, the first of them in this slot.
+    fn send(self: &Arc<Self>, lease: Lease) -> Result<(), Reason> {
+        let mut lease = Some(lease);
+        let mut hasher = header::payload_hasher(&self.record);
+        let (blocks, slot_blocks) = (self.record.extents.blocks(), self.shared.slot_blocks());
+        let parts = parts(blocks, slot_blocks);
+        let last = parts.len() - 1;
+        for (number, part) in parts.into_iter().enumerate() {
+            let mut lease = match lease.take() {
+                Some(first) => first,
+                None => self.shared.slot_for_more(Class::Store, &|| self.failure.get().is_some())?,
+            };
+            let in_place = self.gather(&part, &mut lease, &mut hasher)?;
+            if part.with_header {
+                header::encode(&self.record, hasher.finish(), &mut lease.bytes()[..BLOCK_BYTES]);
+            }
+            let payload = in_place.map(|pages| Payload { pages, keep: Arc::clone(&self.kept) as _ });
+            if number == last {
+                self.let_go_of_copied();
+            }
+            self.submit(&part, lease, payload);
+        }
+        Ok(())
+    }
+
+    /// Passes over a part: its checksum, and into the slot unless the drive reads it where it lies.
+    fn gather(
+        &self,
+        part: &Part,
+        lease: &mut Lease,
+        hasher: &mut XxHash3_64,
+    ) -> Result<Option<Pages<'static>>, Reason> {
+        if part.blocks.is_empty() {
+            return Ok(None);
+        }
+        let mut kept = self.kept.lock();
+        let source = &mut *kept.as_mut().ok_or(Reason::Abandoned)?.memory;
+        let length = self.record.length as usize;
+        let (at, end) = (cut::bytes(part.blocks.start), cut::bytes(part.blocks.end));
+        if let Some(pages) = source.pages().filter(|pages| pages.len() == length) {
+            // SAFETY: the source is kept, and not touched, until the engine is done with it: by the transfer.
+            let part = unsafe { pages.detach() }.part(at..end);
+            part.as_slice().chunks(PIECE_BYTES).for_each(|piece| hasher.write(piece));
+            return Ok(Some(part));
+        }
+        let skip = if part.with_header { BLOCK_BYTES } else { 0 };
+        let slot = &mut lease.bytes()[skip..skip + end - at];
+        let (payload, padding) = slot.split_at_mut(length.min(end) - at);
+        source.fill(at, payload, &mut |piece| hasher.write(piece)).map_err(Reason::Engine)?;
+        padding.fill(0);
+        hasher.write(padding);
+        Ok(None)
+    }
+
+    /// Lets go of engine memory, unless transfers have shares of it: then the drive is at it.
+    fn let_go_of_copied(&self) {
+        if Arc::strong_count(&self.kept) == 1 {
+            let lent = self.kept.lock().take();
+            drop(lent);
+        }
+    }
+
+    fn submit(self: &Arc<Self>, part: &Part, lease: Lease, payload: Option<Payload>) {
+        let header_blocks = u64::from(part.with_header);
+        let blocks = part.blocks.end - part.blocks.start + header_blocks;
+        let first = if part.with_header { 0 } else { 1 + part.blocks.start };
+        let storing = Arc::clone(self);
+        self.shared.submit(Transfer {
+            direction: Direction::Write,
+            drive: self.record.drive,
+            extents: self.record.extents.part(first, blocks),
+            lease,
+            payload,
+            finish: Finish::Prompt(Box::new(move |lease, outcome| storing.ended(lease, blocks, outcome))),
+        });
+    }
+
+    fn ended(self: Arc<Self>, lease: Lease, blocks: u64, outcome: io::Result<()>) -> Option<Rest> {
+        drop(lease);
+        match outcome {
+            Ok(()) => {
+                self.written_blocks.fetch_add(blocks, Ordering::AcqRel);
+            }
+            Err(error) => self.fail(why(&error)),
+        }
+        let storing = Arc::into_inner(self)?;
+        Some(Box::new(move || storing.answer()))
+    }
+
+    /// What is behind is not sent any more.
+    fn fail(&self, reason: Reason) {
+        let _ = self.failure.set(reason);
+    }
+
+    /// After its last part.
+    fn answer(self) {
+        // Bound in this order, the last is dropped first if code panics.
+        let Self { open, kept, failure, written_blocks, record, shared } = self;
+        drop(kept);
+        let verdict = match failure.into_inner() {
+            Some(reason) => Err(reason),
+            // A part was lost on the way.
+            None if written_blocks.into_inner() != record.extents.blocks() => Err(Reason::Abandoned),
+            None => shared.sync_if_each(record.drive).map_err(|error| why(&error)),
+        };
+        shared.counters.stored(record.length, &verdict);
+        open.into_inner().answer(verdict);
+    }
+}
