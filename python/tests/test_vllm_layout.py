@@ -153,6 +153,8 @@ def test_a_chunk_crosses_pytorch_layer_by_layer_and_skipped_blocks_stay_as_they_
         chunk.fill(at, part)
     expected = b"".join(bytes(caches[name][block].numpy()) for name in layout.layers for block in (5, 0, 3))
     assert bytes(staging) == expected
+    with pytest.raises(ValueError, match="without memory"):
+        pages.chunk([5, SKIPPED_BLOCK, 3]).fill(*parts[0])
     before = memory.clone()
     chunk = pages.chunk([1, SKIPPED_BLOCK, 7])
     for at, part in parts:

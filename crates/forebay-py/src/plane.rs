@@ -307,6 +307,12 @@ impl Mover {
         Ok(Transfer { batch, mover: Arc::downgrade(&mover) })
     }
 
+    /// Address and length of the staging buffer.
+    fn staging_memory(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
+        let (start, len) = self.open_mover(py)?.staging_memory();
+        Ok((start.as_ptr() as usize, len))
+    }
+
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let out = PyDict::new(py);
         stats::mover(&out, &self.open_mover(py)?.stats())?;

@@ -257,8 +257,8 @@ impl<'a> Pages<'a> {
         self.len == 0
     }
 
-    /// Whole blocks of them.
-    pub(crate) fn part(self, bytes: std::ops::Range<usize>) -> Self {
+    /// Whole blocks of them, to be read beside the whole.
+    pub(crate) fn part(&self, bytes: std::ops::Range<usize>) -> Self {
         assert!(bytes.start <= bytes.end && bytes.end <= self.len, "a part of {} bytes", self.len);
         debug_assert!(bytes.start.is_multiple_of(BLOCK_BYTES) && bytes.end.is_multiple_of(BLOCK_BYTES));
         // SAFETY: it lies in the memory that this stands for.

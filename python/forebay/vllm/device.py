@@ -5,7 +5,7 @@ device. Both promise the same bytes in the same order: layer by layer, and in a 
 of `SKIPPED_BLOCK` is left alone by a load. The caller keeps the blocks' owner from reusing them until the
 transfer is released.
 
-The CUDA branch (a side stream, staging slots pinned at first sight) could not be run where this was written;
+The CUDA branch (a side stream, pinned staging memory) could not be run where this was written;
 the same class on the CPU device is tested.
 """
 
@@ -29,6 +29,9 @@ class Pages(Protocol):
     def fence(self) -> None:
         """Everything the engine has submitted so far comes before the copies of chunks made after this
         call."""
+
+    def pin(self, mover: forebay.Mover) -> None:
+        """Makes the mover's staging memory known to the device. Called once, before the first copy."""
 
     def chunk(self, block_ids: list[int]) -> Any:
         """A source and sink for `Mover.store` and `Mover.load`."""
@@ -65,6 +68,9 @@ class HostPages:
     def fence(self) -> None:
         """The host's forward pass is over when the connector is called."""
 
+    def pin(self, mover: forebay.Mover) -> None:
+        """The host needs no such thing."""
+
     def chunk(self, block_ids: list[int]) -> forebay.PagedChunk:
         return self._memory.chunk(block_ids)
 
@@ -85,7 +91,6 @@ class DevicePages:
         self._cuda = tensor.device.type == "cuda"
         self.stream = torch.cuda.Stream(tensor.device) if self._cuda else None
         self.submitted: torch.cuda.Event | None = None
-        self._pinned: set[int] = set()
 
     def fence(self) -> None:
         if self._cuda:
@@ -95,12 +100,10 @@ class DevicePages:
     def chunk(self, block_ids: list[int]) -> DeviceChunk:
         return DeviceChunk(self, block_ids)
 
-    def pin(self, staging: torch.Tensor) -> None:
-        """Slots are few and never move, so each is registered with the driver once; a refusal only costs
-        speed."""
-        if self._cuda and staging.data_ptr() not in self._pinned:
-            self._pinned.add(staging.data_ptr())
-            torch.cuda.cudart().cudaHostRegister(staging.data_ptr(), staging.numel(), 0)
+    def pin(self, mover: forebay.Mover) -> None:
+        """The slots never move, so all their memory is registered with the driver, once; a refusal only costs speed."""
+        if self._cuda:
+            torch.cuda.cudart().cudaHostRegister(*mover.staging_memory(), 0)
 
 
 class Piece(NamedTuple):
@@ -134,7 +137,9 @@ class DeviceChunk:
         return len(self._pages.layers) * self._block_count * self._pages.page_bytes
 
     def fill(self, offset: int, view: memoryview) -> None:
-        staging = self._staging(view)
+        if not bool(self._kept.all()):
+            raise ValueError("a chunk to be stored has pages without memory")
+        staging = torch.frombuffer(view, dtype=torch.uint8)
         with torch.inference_mode(), torch.cuda.stream(self._pages.stream):
             self._wait_for_engine()
             for piece in self._pieces(offset, len(staging)):
@@ -148,7 +153,7 @@ class DeviceChunk:
             self._finish()
 
     def drain(self, offset: int, view: memoryview) -> None:
-        staging = self._staging(view)
+        staging = torch.frombuffer(view, dtype=torch.uint8)
         with torch.inference_mode(), torch.cuda.stream(self._pages.stream):
             self._wait_for_engine()
             for piece in self._pieces(offset, len(staging)):
@@ -176,11 +181,6 @@ class DeviceChunk:
             taken = count * page_bytes or min(page_bytes - skip, end - at)
             yield Piece(self._pages.layers[layer], at - offset, taken, first, count, skip)
             at += taken
-
-    def _staging(self, view: memoryview) -> torch.Tensor:
-        staging = torch.frombuffer(view, dtype=torch.uint8)
-        self._pages.pin(staging)
-        return staging
 
     def _wait_for_engine(self) -> None:
         if self._pages.stream is not None and self._after is not None:

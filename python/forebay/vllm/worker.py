@@ -170,6 +170,7 @@ class WorkerHalf:
         if self._mover is None:
             try:
                 self._mover = self._open_mover()
+                self._pages.pin(self._mover)
             except Exception as error:
                 self._broken = str(error) or type(error).__name__
                 raise

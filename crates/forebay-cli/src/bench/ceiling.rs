@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 use forebay::{Error, PageMemory, Result};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
-use super::kernel::Ring;
+use super::kernel::{DEPTH_MAX, Ring};
 use crate::content;
 use crate::process::cpu;
 use crate::quantiles::percentile;
 
 /// Depths that are tried, as far as the bytes under way stay below the bound.
-const DEPTHS: [usize; 5] = [2, 4, 8, 16, 32];
+const DEPTHS: [usize; 5] = [2, 4, 8, 16, DEPTH_MAX];
 const UNDER_WAY_BYTES_MAX: usize = 64 << 20;
 
 /// Each depth is tried so many times, by turns and on so many bytes at most: the drive's speed changes by the second.

@@ -14,7 +14,10 @@ use io_uring::{IoUring, opcode, types};
 
 use super::ceiling::Direction;
 
-/// A ring with as many buffers as may be under way.
+/// Most transfers that are under way at once.
+pub(super) const DEPTH_MAX: usize = 32;
+
+/// A ring with buffers that are used in turn.
 pub(super) struct Ring {
     /// Before the memory: what it has under way ends when it is dropped.
     queues: IoUring,
@@ -37,17 +40,15 @@ impl Ring {
     /// When this system allows no ring.
     pub(super) fn new(file: File, memory: PageMemory, each: usize) -> io::Result<Self> {
         let buffers = memory.len() / each;
-        let entries = u32::try_from(buffers).map_err(io::Error::other)?.next_power_of_two();
+        let entries = u32::try_from(buffers.min(DEPTH_MAX)).map_err(io::Error::other)?.next_power_of_two();
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .build(entries)
             // A kernel before 6.1 does not know these.
             .or_else(|_| IoUring::new(entries))?;
-        let vectors: Vec<libc::iovec> = memory
-            .chunks_exact(each)
-            .map(|buffer| libc::iovec { iov_base: buffer.as_ptr().cast_mut().cast(), iov_len: each })
-            .collect();
+        // As one: their number has a limit that small chunks would pass.
+        let vectors = [libc::iovec { iov_base: memory.as_ptr().cast_mut().cast(), iov_len: memory.len() }];
         // SAFETY: the memory is ours until this is dropped, and the ring goes before it.
         let registered_buffers = unsafe { ring.submitter().register_buffers(&vectors) }.is_ok();
         let registered_file = ring.submitter().register_files(&[file.as_raw_fd()]).is_ok();
@@ -132,17 +133,15 @@ impl Ring {
         len: u32,
         offset: u64,
     ) -> io_uring::squeue::Entry {
-        // There are at most 256.
-        let index = u16::try_from(buffer).unwrap_or(0);
         macro_rules! on_file {
             ($file:expr) => {
                 match (direction, self.registered_buffers) {
                     (Direction::Read, true) => {
-                        opcode::ReadFixed::new($file, address, len, index).offset(offset).build()
+                        opcode::ReadFixed::new($file, address, len, 0).offset(offset).build()
                     }
                     (Direction::Read, false) => opcode::Read::new($file, address, len).offset(offset).build(),
                     (Direction::Write, true) => {
-                        opcode::WriteFixed::new($file, address, len, index).offset(offset).build()
+                        opcode::WriteFixed::new($file, address, len, 0).offset(offset).build()
                     }
                     (Direction::Write, false) => {
                         opcode::Write::new($file, address, len).offset(offset).build()

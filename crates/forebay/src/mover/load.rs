@@ -187,14 +187,14 @@ impl Loading {
     /// Checks the blocks in a slot and empties it into engine memory, in one pass.
     fn scatter(&self, blocks: &Range<u64>, mut lease: Lease, check: &mut Check) -> Verdict {
         // Taken out before engine memory is touched: nobody gives the load up meanwhile.
-        let Some(mut asked) = self.asked.lock().take() else { return Err(Reason::TimedOut) };
+        let Some(mut asked) = self.asked.take() else { return Err(Reason::TimedOut) };
         let bytes = &lease.bytes()[..cut::bytes(blocks.end - blocks.start)];
         let (page, payload) = bytes.split_at(if blocks.start == 0 { BLOCK_BYTES } else { 0 });
         if !page.is_empty() {
             check.sum = match header::verify(page, &self.record) {
                 Ok(sum) => Some(sum),
                 Err(corruption) => {
-                    *self.asked.lock() = Some(asked);
+                    self.put_back(asked);
                     return Err(Reason::Corrupt(corruption));
                 }
             };
@@ -208,8 +208,14 @@ impl Loading {
         };
         check.hasher.write(padding);
         drop(lease);
-        *self.asked.lock() = Some(asked);
+        self.put_back(asked);
         copied.map_err(Reason::Engine)
+    }
+
+    fn put_back(&self, asked: Asked) {
+        if let Some(asked) = self.asked.put_back(asked) {
+            self.shared.give_up(asked);
+        }
     }
 
     /// Answers, if no other part is under way.
@@ -218,7 +224,7 @@ impl Loading {
         let Self { record, asked, arrivals, shared, .. } = loading;
         let arrivals = arrivals.into_inner();
         drop(arrivals.waiting);
-        let Some(Asked { lent, open, .. }) = asked.lock().take() else { return };
+        let Some(Asked { lent, open, .. }) = asked.take() else { return };
         // If this panics, the memory goes before the answer.
         let (open, lent) = (open, lent);
         drop(lent);

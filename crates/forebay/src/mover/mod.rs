@@ -159,10 +159,7 @@ impl Mover {
         }
         let shared = Arc::clone(&mover.shared);
         mover.watcher.spawn("forebay-watch".into(), move || {
-            shared.watch.keep(|asked| {
-                shared.counters.timed_out.fetch_add(1, Ordering::Relaxed);
-                asked.refuse(Reason::TimedOut);
-            });
+            shared.watch.keep(|asked| shared.give_up(asked));
         })?;
         Ok(mover)
     }
@@ -209,6 +206,11 @@ impl Mover {
             direct_io: shared.engine.started().is_some_and(|started| started.files.is_direct()),
             io_engine: shared.engine.started().map_or("not started", |started| started.engine.name()),
         }
+    }
+
+    /// The memory that all parts cross, for an engine whose device wants to know it beforehand.
+    pub fn staging_memory(&self) -> (std::ptr::NonNull<u8>, usize) {
+        self.shared.staging.range()
     }
 
     /// Takes no more jobs, works off those it has for at most `drain`, answers the rest, ends its threads.
@@ -276,6 +278,14 @@ impl Shared {
             Err(Refusal::Closed) => job.refuse(Reason::Closed),
         }
         None
+    }
+
+    /// Ends a load that takes too long.
+    fn give_up(&self, asked: Asked) {
+        self.counters.timed_out.fetch_add(1, Ordering::Relaxed);
+        asked.refuse(Reason::TimedOut);
+        // A slot for more of it may be waited for.
+        self.staging.nudge();
     }
 
     /// A slot for the next part of a chunk that is under way.

@@ -92,17 +92,18 @@ impl Storing {
         let mut hasher = header::payload_hasher(&self.record);
         let (blocks, slot_blocks) = (self.record.extents.blocks(), self.shared.slot_blocks());
         let parts = parts(blocks, slot_blocks);
+        let in_place = self.in_place();
         let last = parts.len() - 1;
         for (number, part) in parts.into_iter().enumerate() {
             let mut lease = match lease.take() {
                 Some(first) => first,
                 None => self.shared.slot_for_more(Class::Store, &|| self.failure.get().is_some())?,
             };
-            let in_place = self.gather(&part, &mut lease, &mut hasher)?;
+            let pages = self.gather(&part, in_place.as_ref(), &mut lease, &mut hasher)?;
             if part.with_header {
                 header::encode(&self.record, hasher.finish(), &mut lease.bytes()[..BLOCK_BYTES]);
             }
-            let payload = in_place.map(|pages| Payload { pages, keep: Arc::clone(&self.kept) as _ });
+            let payload = pages.map(|pages| Payload { pages, keep: Arc::clone(&self.kept) as _ });
             if number == last {
                 self.let_go_of_copied();
             }
@@ -111,29 +112,39 @@ impl Storing {
         Ok(())
     }
 
+    /// The chunk's memory, if the drive may read it where it lies.
+    fn in_place(&self) -> Option<Pages<'static>> {
+        let mut kept = self.kept.lock();
+        let pages = kept.as_mut()?.memory.pages();
+        let pages = pages.filter(|pages| pages.len() == self.record.length as usize)?;
+        // SAFETY: the source is kept, and not touched, until the last part of it is written: by the transfers that read
+        // it, and before they do, by the caller, who has this chunk.
+        Some(unsafe { pages.detach() })
+    }
+
     /// Passes over a part: its checksum, and into the slot unless the drive reads it where it lies.
     fn gather(
         &self,
         part: &Part,
+        in_place: Option<&Pages<'static>>,
         lease: &mut Lease,
         hasher: &mut XxHash3_64,
     ) -> Result<Option<Pages<'static>>, Reason> {
         if part.blocks.is_empty() {
             return Ok(None);
         }
-        let mut kept = self.kept.lock();
-        let source = &mut *kept.as_mut().ok_or(Reason::Abandoned)?.memory;
         let length = self.record.length as usize;
         let (at, end) = (cut::bytes(part.blocks.start), cut::bytes(part.blocks.end));
-        if let Some(pages) = source.pages().filter(|pages| pages.len() == length) {
-            // SAFETY: the source is kept, and not touched, until the engine is done with it: by the transfer.
-            let part = unsafe { pages.detach() }.part(at..end);
+        if let Some(pages) = in_place {
+            let part = pages.part(at..end);
             part.as_slice().chunks(PIECE_BYTES).for_each(|piece| hasher.write(piece));
             return Ok(Some(part));
         }
         let skip = if part.with_header { BLOCK_BYTES } else { 0 };
         let slot = &mut lease.bytes()[skip..skip + end - at];
         let (payload, padding) = slot.split_at_mut(length.min(end) - at);
+        let mut kept = self.kept.lock();
+        let source = &mut *kept.as_mut().ok_or(Reason::Abandoned)?.memory;
         source.fill(at, payload, &mut |piece| hasher.write(piece)).map_err(Reason::Engine)?;
         padding.fill(0);
         hasher.write(padding);
@@ -164,13 +175,14 @@ impl Storing {
     }
 
     fn ended(self: Arc<Self>, lease: Lease, blocks: u64, outcome: io::Result<()>) -> Option<Rest> {
-        drop(lease);
         match outcome {
             Ok(()) => {
                 self.written_blocks.fetch_add(blocks, Ordering::AcqRel);
             }
             Err(error) => self.fail(why(&error)),
         }
+        // Whoever waits for a slot for more of the chunk looks again now.
+        drop(lease);
         let storing = Arc::into_inner(self)?;
         Some(Box::new(move || storing.answer()))
     }

@@ -1,8 +1,8 @@
 //! Gives up what takes too long: a device that never answers must not hang whoever waits for it.
 //!
 //! What is watched lies in a cell; whoever empties the cell owns it. So the answer of the device and the end of patience
-//! cannot both act. Who has taken a thing out to work on it may put it back; it is watched on, and looked at again when as much
-//! time has passed once more. All watches have the same patience, so the oldest always ends first.
+//! cannot both act. Who has taken a thing out to work on it may put it back; if its time ran out meanwhile, the thing is
+//! theirs to give up. All watches have the same patience, so the oldest always ends first.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -11,7 +11,37 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 /// What is watched, until somebody takes it.
-pub(super) type Cell<T> = Arc<Mutex<Option<T>>>;
+pub(super) struct Cell<T>(Arc<Mutex<Content<T>>>);
+
+struct Content<T> {
+    thing: Option<T>,
+    /// Its time ran out while somebody had it.
+    overdue: bool,
+}
+
+impl<T> Cell<T> {
+    /// Takes the thing out, if nobody has.
+    pub(super) fn take(&self) -> Option<T> {
+        self.0.lock().thing.take()
+    }
+
+    /// Puts it back; gives it to the caller, to be given up, if its time is over.
+    pub(super) fn put_back(&self, thing: T) -> Option<T> {
+        let mut content = self.0.lock();
+        if content.overdue {
+            return Some(thing);
+        }
+        content.thing = Some(thing);
+        None
+    }
+
+    /// Its time is over: gives the thing, unless somebody has it, who will be told.
+    fn expire(&self) -> Option<T> {
+        let mut content = self.0.lock();
+        content.overdue = true;
+        content.thing.take()
+    }
+}
 
 /// Watches over things of type `T`.
 pub(super) struct Watch<T> {
@@ -21,7 +51,7 @@ pub(super) struct Watch<T> {
 }
 
 struct State<T> {
-    watched: VecDeque<(Instant, Weak<Mutex<Option<T>>>)>,
+    watched: VecDeque<(Instant, Weak<Mutex<Content<T>>>)>,
     closed: bool,
 }
 
@@ -33,7 +63,7 @@ impl<T> Watch<T> {
 
     /// Watches over `thing` from now on, for as long as somebody has its cell.
     pub(super) fn add(&self, thing: T) -> Cell<T> {
-        let cell = Arc::new(Mutex::new(Some(thing)));
+        let cell = Arc::new(Mutex::new(Content { thing: Some(thing), overdue: false }));
         let mut state = self.state.lock();
         while state.watched.front().is_some_and(|(_, cell)| cell.strong_count() == 0) {
             state.watched.pop_front();
@@ -44,7 +74,7 @@ impl<T> Watch<T> {
         if idle {
             self.changed.notify_all();
         }
-        cell
+        Cell(cell)
     }
 
     /// The watching thread's life: calls `give_up` for everything nobody took in time. Ends after [`Self::close`].
@@ -58,20 +88,10 @@ impl<T> Watch<T> {
                 }
                 Some(_) => {
                     let overdue = state.watched.pop_front().and_then(|(_, cell)| cell.upgrade());
-                    let Some(cell) = overdue else { continue };
-                    let thing = cell.lock().take();
-                    match thing {
-                        Some(thing) => {
-                            parking_lot::MutexGuard::unlocked(&mut state, || {
-                                drop(cell);
-                                give_up(thing);
-                            });
-                        }
-                        // Answered, or somebody is at it.
-                        None => {
-                            state.watched.push_back((Instant::now() + self.patience, Arc::downgrade(&cell)));
-                        }
-                    }
+                    parking_lot::MutexGuard::unlocked(&mut state, || {
+                        let thing = overdue.and_then(|cell| Cell(cell).expire());
+                        thing.into_iter().for_each(&give_up);
+                    });
                 }
             }
         }
@@ -83,11 +103,11 @@ impl<T> Watch<T> {
         self.changed.notify_all();
     }
 
-    /// Takes everything nobody has taken.
+    /// Ends the time of everything: takes what nobody has taken.
     pub(super) fn give_up_all(&self, give_up: impl Fn(T)) {
         let watched = std::mem::take(&mut self.state.lock().watched);
         for cell in watched.into_iter().filter_map(|(_, cell)| cell.upgrade()) {
-            let thing = cell.lock().take();
+            let thing = Cell(cell).expire();
             thing.into_iter().for_each(&give_up);
         }
     }
@@ -107,12 +127,12 @@ mod tests {
     fn miri_what_is_taken_in_time_is_not_given_up() {
         let watch = Watch::new(LONG);
         let cells: Vec<Cell<u32>> = (0..3).map(|thing| watch.add(thing)).collect();
-        assert_eq!(cells[1].lock().take(), Some(1));
+        assert_eq!(cells[1].take(), Some(1));
         let (tell, told) = channel();
         watch.give_up_all(|thing| tell.send(thing).unwrap());
         drop(tell);
         assert_eq!(told.iter().collect::<Vec<u32>>(), [0, 2], "given up is what nobody took");
-        assert!(cells.iter().all(|cell| cell.lock().is_none()), "and it can be taken no more");
+        assert!(cells.iter().all(|cell| cell.take().is_none()), "and it can be taken no more");
         watch.give_up_all(|_| panic!("all were taken"));
     }
 
@@ -129,7 +149,7 @@ mod tests {
             let (thing, at) = told.recv_timeout(LONG).expect("given up in the end");
             assert_eq!(thing, round);
             assert!(at >= began + SHORT);
-            assert_eq!(cell.lock().take(), None, "the device's late answer finds nothing");
+            assert_eq!(cell.take(), None, "the device's late answer finds nothing");
         }
         watch.close();
         keeper.join().unwrap();
@@ -147,8 +167,7 @@ mod tests {
             .filter_map(|thing| {
                 let cell = watch.add(thing);
                 std::thread::yield_now();
-                let mut own = cell.lock();
-                own.take()
+                cell.take()
             })
             .collect();
         watch.close();
@@ -165,7 +184,7 @@ mod tests {
         let keeping = Arc::clone(&watch);
         let keeper = spawn(move || keeping.keep(|thing| tell.send(thing).unwrap()));
         let answered = watch.add(1);
-        assert_eq!(answered.lock().take(), Some(1));
+        assert_eq!(answered.take(), Some(1));
         let _second = watch.add(2);
         assert_eq!(told.recv_timeout(LONG), Ok(2), "the first cell is still held, but empty");
         drop(watch.add(3));
@@ -173,6 +192,17 @@ mod tests {
         assert_eq!(told.recv_timeout(LONG), Ok(4), "nobody waits for the third any more");
         watch.close();
         keeper.join().unwrap();
+    }
+
+    #[test]
+    fn miri_what_runs_out_of_time_in_somebodys_hands_is_theirs_to_give_up() {
+        let watch = Watch::new(LONG);
+        let (in_time, late) = (watch.add(1), watch.add(2));
+        let (one, two) = (in_time.take().unwrap(), late.take().unwrap());
+        assert_eq!(in_time.put_back(one), None);
+        watch.give_up_all(|thing| assert_eq!(thing, 1, "the other one is in use"));
+        assert_eq!(late.put_back(two), Some(2));
+        assert_eq!(late.take(), None, "nobody finds it any more");
     }
 
     #[test]

@@ -48,6 +48,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Pieces that keep a drive busy, so that the next one may wait until one of them is answered. Waking the ring's thread for each costs more than it gains: on a virtual drive a fifth of what loads get.
 const ENOUGH: usize = 2;
+/// For how long: the time that slow drives take for a piece.
+const STRAGGLING: types::Timespec = types::Timespec::new().nsec(5_000_000);
 
 /// Ends that wait to be told. With more of them, whoever holds up the threads that tell them holds up the device too.
 const UNTOLD_MAX: usize = 4096;
@@ -194,7 +196,7 @@ impl Shared {
     fn serve(&self, mut ring: Ring) {
         let mut schedule = Schedule::new(LIMITS);
         let mut untold: Vec<Ended> = Vec::new();
-        let enough = ENOUGH * ring.files.iter().count();
+        let enough = if ring.kernel.params().is_feature_ext_arg() { ENOUGH } else { usize::MAX };
         loop {
             let (new, closed) = {
                 let mut inbox = self.inbox.lock();
@@ -222,8 +224,8 @@ impl Shared {
             if closed && schedule.is_idle() {
                 return;
             }
-            self.wake_for_what_would_go(&schedule, enough);
-            if let Err(error) = handed_over.and_then(|()| ring.wait(&self.wake)) {
+            let deaf = self.wake_for_what_would_go(&schedule, enough);
+            if let Err(error) = handed_over.and_then(|()| ring.wait(&self.wake, deaf.then_some(STRAGGLING))) {
                 tracing::error!(%error, "io_uring failed; the disk is not used any more");
                 // What is under way is given up, and the memory that the kernel may be at lost, as `schedule` goes.
                 return;
@@ -234,13 +236,17 @@ impl Shared {
         }
     }
 
-    /// Before the ring's thread sleeps: a transfer behind others that keep the device busy changes nothing.
-    fn wake_for_what_would_go(&self, schedule: &Schedule, enough: usize) {
+    /// Before the ring's thread sleeps: a transfer behind others that wait changes nothing, and one behind others that keep
+    /// the device busy may wait for their answers. Gives whether it does, and so may not sleep for long: they may belong to
+    /// a drive that hangs.
+    fn wake_for_what_would_go(&self, schedule: &Schedule, enough: usize) -> bool {
+        let is_busy = |way| schedule.with_device(way) >= enough;
+        let would_go = |way| !schedule.waits(way) && !is_busy(way);
         let mut inbox = self.inbox.lock();
         // Who has submitted since has rung, or will.
-        let would_go = |way| !schedule.waits(way) && schedule.with_device(way) < enough;
         inbox.wake_for_read &= would_go(Direction::Read);
         inbox.wake_for_write &= would_go(Direction::Write);
+        is_busy(Direction::Read) || is_busy(Direction::Write)
     }
 
     /// Tells what has ended, or hands it to those who do.
@@ -431,8 +437,8 @@ impl Ring {
         }
     }
 
-    /// Hands over what was prepared, and waits for an answer or the bell.
-    fn wait(&mut self, bell: &OwnedFd) -> io::Result<()> {
+    /// Hands over what was prepared, and waits for an answer, the bell, or so long.
+    fn wait(&mut self, bell: &OwnedFd, at_most: Option<types::Timespec>) -> io::Result<()> {
         if !self.listening {
             let poll_in = u32::from(rustix::event::PollFlags::IN.bits());
             let entry = opcode::PollAdd::new(types::Fd(bell.as_fd().as_raw_fd()), poll_in).build();
@@ -442,8 +448,16 @@ impl Ring {
             self.listening = true;
         }
         loop {
-            match self.kernel.submit_and_wait(1) {
+            let handed_over = match &at_most {
+                Some(at_most) => {
+                    let args = types::SubmitArgs::new().timespec(at_most);
+                    self.kernel.submitter().submit_with_args(1, &args)
+                }
+                None => self.kernel.submit_and_wait(1),
+            };
+            match handed_over {
                 Ok(_) => break,
+                Err(error) if error.raw_os_error() == Some(libc::ETIME) => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // No memory for so many, or answers that want to be taken first.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
