@@ -85,17 +85,17 @@ fn guarantee_1_a_flipped_bit_in_any_part_is_seen() {
     assert_nothing_leaked(&cache);
 }
 
-/// Engine memory that fails, or panics, at its third part.
+/// Engine memory that fails, or panics, at one of its parts.
 struct Breaks {
     panics: bool,
-    parts: usize,
+    parts_left: usize,
 }
 
 impl Breaks {
     fn part(&mut self) -> Result<(), String> {
-        self.parts += 1;
-        assert!(self.parts < 3 || !self.panics, "engine memory that panics");
-        if self.parts < 3 { Ok(()) } else { Err("engine memory is gone".into()) }
+        assert!(self.parts_left > 0 || !self.panics, "engine memory that panics");
+        self.parts_left = self.parts_left.checked_sub(1).ok_or("engine memory is gone")?;
+        Ok(())
     }
 }
 
@@ -130,7 +130,7 @@ fn guarantee_4_a_chunk_that_breaks_off_in_the_middle_leaves_nothing_behind() {
         store_all(&cache, &stored, CHUNK);
         for (round, panics) in [(0, false), (1, true), (2, false), (3, true)] {
             let keys = prompt(round, 1);
-            let chunk = (keys[0], Box::new(Breaks { panics, parts: 0 }) as _);
+            let chunk = (keys[0], Box::new(Breaks { panics, parts_left: 2 }) as _);
             let end = cache
                 .store(vec![chunk], None, None)
                 .unwrap()
@@ -139,7 +139,7 @@ fn guarantee_4_a_chunk_that_breaks_off_in_the_middle_leaves_nothing_behind() {
                 .remove(0);
             assert_eq!(end.status, StoreStatus::Failed, "never taken for whole");
             assert_eq!(count_right(&cache, &keys, CHUNK), 0);
-            let chunk = (stored[0], Box::new(Breaks { panics, parts: 0 }) as _);
+            let chunk = (stored[0], Box::new(Breaks { panics, parts_left: 2 }) as _);
             let end = cache.load(vec![chunk], None).wait(Some(PATIENCE)).expect("it ends").remove(0);
             let reason =
                 if panics { Reason::Abandoned } else { Reason::Engine("engine memory is gone".into()) };
@@ -150,6 +150,29 @@ fn guarantee_4_a_chunk_that_breaks_off_in_the_middle_leaves_nothing_behind() {
         cache.close(PATIENCE);
         assert_nothing_leaked(&cache);
     }
+}
+
+#[test]
+fn guarantee_1_a_store_that_panics_while_a_part_is_with_the_device_is_not_taken_for_whole() {
+    let home = Home::new(CHUNK, 2, 256 << 20);
+    let faults = Faults::new();
+    let cache = home.open_with(&faults);
+    let keys = prompt(0, 1);
+    faults.stall_writes(true);
+    let chunk = (keys[0], Box::new(Breaks { panics: true, parts_left: 1 }) as _);
+    let batch = cache.store(vec![chunk], None, None).unwrap();
+    faults.wait_for_arrivals(1);
+    // The next part has panicked when another chunk has its turn.
+    let other = prompt(1, 1);
+    let next = support::begin_store(&cache, &other, CHUNK);
+    faults.wait_for_arrivals(2);
+    assert!(!batch.is_done(), "its first part is with the device");
+    faults.stall_writes(false);
+    let end = batch.wait(Some(PATIENCE)).expect("it ends").remove(0);
+    assert_eq!((end.status, end.reason), (StoreStatus::Failed, Some(Reason::Abandoned)));
+    assert_eq!(next.wait(Some(PATIENCE)).expect("it ends")[0].status, StoreStatus::Stored);
+    assert_eq!(count_right(&cache, &[keys, other].concat(), CHUNK), 1);
+    assert_nothing_leaked(&cache);
 }
 
 #[test]
