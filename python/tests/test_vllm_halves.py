@@ -113,6 +113,9 @@ class Mover:
 
 
 class Pages:
+    def pin(self, mover: Any) -> None:
+        self.pinned = mover
+
     def fence(self) -> None:
         pass
 
