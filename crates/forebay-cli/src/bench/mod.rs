@@ -56,7 +56,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
 
-    /// Size of the staging buffer
+    /// Bound on the staging buffer, which takes no more than it can use
     #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = sizes::parse)]
     staging: u64,
 

@@ -53,7 +53,7 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "DIR", required_unless_present_any = ["simulate", "generate"])]
     dir: Option<PathBuf>,
 
-    /// Size of the staging buffer
+    /// Bound on the staging buffer, which takes no more than it can use
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = sizes::parse)]
     staging: u64,
 

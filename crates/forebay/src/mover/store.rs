@@ -1,6 +1,6 @@
 //! A chunk on its way from engine memory to a drive, part by part.
 //!
-//! Promises: a chunk is answered as written only if every block of it was, its header last; its memory is let go of as soon
+//! Promises: a chunk is answered as written only if every block of it was, header included; its memory is let go of as soon
 //! as its last part is copied or, where the drive reads it where it lies, written. Each part takes a slot, from just
 //! before the processor passes over it until the drive has it, so that the drive finds it in the processor's cache.
 //!
@@ -42,7 +42,7 @@ struct Storing {
     shared: Arc<Shared>,
 }
 
-/// What of a chunk goes in one transfer: first or last its header, and blocks of its payload.
+/// What of a chunk goes in one transfer: blocks of its payload, behind its header or without it, or the header alone.
 struct Part {
     with_header: bool,
     /// Counted from the payload's first.

@@ -1,8 +1,8 @@
 //! Copying past the processor's cache.
 //!
-//! What is copied to is not read again by this processor soon: a slot goes to the drive, a chunk to the engine. With
-//! plain stores each line of it would first be read from memory and would push others out of the cache. Together with
-//! the checksum this takes a third off a store or a load (`docs/BENCHMARKS.md`).
+//! What a load copies into the engine's memory is not read again by this processor soon. With plain stores each line of it
+//! would first be read from memory, and would push the slots out of the cache. A store copies into a slot, which the drive
+//! is to find in the cache: not with this.
 
 /// Copies `len` bytes.
 ///

@@ -17,7 +17,7 @@ use super::schedule::{Limits, Piece, Schedule};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
 
-/// A blocking call moves as much as a chunk usually has: each piece costs a wake-up.
+/// A blocking call moves all of a slot: each piece costs a wake-up.
 const PIECE_BYTES: usize = 4 << 20;
 
 /// See the module's documentation.
