@@ -50,7 +50,7 @@ pub(crate) struct Shape {
 impl Shape {
     /// Bytes that a chunk takes of the disk.
     pub(crate) fn chunk_disk_bytes(&self) -> u64 {
-        ChunkRecord::blocks(self.chunk_bytes) * BLOCK_BYTES as u64
+        ChunkRecord::room_blocks(self.chunk_bytes) * BLOCK_BYTES as u64
     }
 
     /// Bytes that the data file takes.

@@ -1,7 +1,7 @@
 //! `forebay verify`: reads every chunk of a cache, on all its drives, and checks it.
 //!
-//! Promises: changes nothing; keeps owners away while it reads. A chunk is right when header, binding and payload are
-//! (see `docs/FORMAT.md`). Where the journal is damaged, the chunks are found by their headers, as the next start of
+//! Promises: changes nothing; keeps owners away while it reads. A chunk is right when trailer, binding and payload are
+//! (see `docs/FORMAT.md`). Where the journal is damaged, the chunks are found by their trailers, as the next start of
 //! the cache would find them.
 
 use std::collections::BTreeMap;
@@ -49,12 +49,12 @@ Reads all chunks, on all drives, and changes nothing. No other process may use t
 
 With --json, one object (sizes in bytes):
   directory, sound            sound: the journal is undamaged and every chunk is right
-  chunks, disk_bytes          what was checked, headers included
+  chunks, disk_bytes          what was checked, trailers included
   bad_chunks                  how many chunks are not right
   bad                         each of them: {key, namespace, kind, reason, drive, offset_bytes, disk_bytes}; kind is one of
-                              header, other chunk, generation, payload, truncated, unreadable
+                              trailer, other chunk, generation, payload, truncated, unreadable
   journal                     {damage, interrupted_records}; where damage is not null, the chunks were found by
-                              their headers, and those that are not right were not counted
+                              their trailers, and those that are not right were not counted
   seconds, gb_per_s           how long it took, and how fast that was (1 GB is 1000000000 bytes)
 
 Exit code: 0 all is right, 1 a chunk is bad or the journal is damaged, 2 it could not be checked.";
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<bool> {
     let files = Files::open(&sight)?;
     let begin = Instant::now();
     let mut report = if sight.found.damage.is_some() {
-        from_headers(&files, &sight)?
+        from_trailers(&files, &sight)?
     } else {
         from_journal(&files, &sight)
     };
@@ -183,10 +183,10 @@ fn from_journal(files: &Files, sight: &Sight) -> Report {
     }
 }
 
-/// Finds and checks the chunks by their headers.
-fn from_headers(files: &Files, sight: &Sight) -> Result<Report> {
+/// Finds and checks the chunks by their trailers.
+fn from_trailers(files: &Files, sight: &Sight) -> Result<Report> {
     let style =
-        "{spinner} the journal is damaged: looking for headers, {binary_bytes}, {binary_bytes_per_sec}";
+        "{spinner} the journal is damaged: looking for trailers, {binary_bytes}, {binary_bytes_per_sec}";
     let progress = progress(ProgressBar::no_length(), style);
     let files = files.counted(&progress);
     let drives: Vec<_> = sight
@@ -308,7 +308,7 @@ impl Report {
         if let Some(damage) = &self.damage {
             return writeln!(
                 out,
-                "The journal is DAMAGED: {damage}. These chunks were found by their headers and are right; the next \
+                "The journal is DAMAGED: {damage}. These chunks were found by their trailers and are right; the next \
                  start of the cache finds them the same way."
             );
         }

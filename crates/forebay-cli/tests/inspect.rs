@@ -10,7 +10,7 @@ use filled::{
 use forebay::tier::disk::journal::CHECKPOINT_FILE;
 use forebay::tier::disk::namespaces::hex;
 
-/// A chunk of [`CHUNK_BYTES`] on disk: a header page and 25 blocks.
+/// A chunk of [`CHUNK_BYTES`] on disk: 25 blocks and a trailer.
 const CHUNK_DISK_BYTES: u64 = 26 * 4096;
 
 #[test]
@@ -18,7 +18,7 @@ fn a_filled_directory() {
     let directory = closed();
     let before = everything(directory.path());
     let text = printed(&on("inspect", directory.path(), &[]), 0);
-    for part in ["format   1, opened 1 time\n", "journal  sound\n", "a-model, float16", "585.94 KiB"] {
+    for part in ["format   2, opened 1 time\n", "journal  sound\n", "a-model, float16", "585.94 KiB"] {
         assert!(text.contains(part), "{part:?} in {text}");
     }
     assert!(!text.contains("in use") && !text.contains("hunter2"), "{text}");
@@ -27,7 +27,7 @@ fn a_filled_directory() {
     assert_eq!(seen["chunks"], CHUNKS);
     assert_eq!(seen["payload_bytes"], CHUNKS * u64::from(CHUNK_BYTES));
     assert_eq!(seen["disk_bytes"], CHUNKS * CHUNK_DISK_BYTES);
-    assert_eq!((&seen["format"], &seen["epoch"]), (&1.into(), &1.into()));
+    assert_eq!((&seen["format"], &seen["epoch"]), (&2.into(), &1.into()));
     assert_eq!((&seen["in_use"], &seen["owner_pid"]), (&false.into(), &serde_json::Value::Null));
     assert!(seen["data"]["bytes"].as_u64().unwrap() > 7_000_000);
     assert!(seen["data"]["allocated_bytes"].is_u64());
@@ -64,9 +64,9 @@ fn what_is_no_cache_directory_is_refused() {
 #[test]
 fn a_directory_of_another_format_is_refused() {
     let directory = closed();
-    fs::write(directory.path().join("FORMAT"), r#"{"forebay_format":2,"epoch":7}"#).unwrap();
+    fs::write(directory.path().join("FORMAT"), r#"{"forebay_format":3,"epoch":7}"#).unwrap();
     let line = refused(&on("inspect", directory.path(), &[]));
-    assert!(line.contains("format 2") && line.contains("format 1"), "{line}");
+    assert!(line.contains("format 3") && line.contains("format 2"), "{line}");
 }
 
 #[test]

@@ -35,10 +35,9 @@ fn all_right_and_nothing_changed() {
 fn one_flipped_bit_is_found_wherever_it_is() {
     let directory = closed();
     let records = records(directory.path());
-    // First and last byte of the header page, of the payload, and of the padding behind it.
-    for (at, kind) in
-        [(0, "header"), (4095, "header"), (4096, "payload"), (104_095, "payload"), (106_495, "payload")]
-    {
+    // First and last byte of the payload, of the padding behind it, and of the trailer.
+    let payload = [0, 99_999, 100_000, 102_399].map(|at| (at, "payload"));
+    for (at, kind) in payload.into_iter().chain([(102_400, "trailer"), (106_495, "trailer")]) {
         flip_in_chunk(directory.path(), &records[2], at);
         let report = json(&on("verify", directory.path(), &["--json"]), 1);
         assert_eq!((&report["sound"], &report["bad_chunks"]), (&false.into(), &1.into()), "byte {at}");
@@ -89,7 +88,7 @@ fn a_truncated_data_file_is_found_and_not_made_longer() {
 }
 
 #[test]
-fn a_damaged_journal_is_said_and_the_headers_are_read() {
+fn a_damaged_journal_is_said_and_the_trailers_are_read() {
     let directory = closed();
     let records = records(directory.path());
     flip(&directory.path().join(CHECKPOINT_FILE), 200);
@@ -164,7 +163,7 @@ fn all_drives_are_read() {
     let bad = &report["bad"][0];
     assert_eq!((&bad["drive"], &bad["key"]), (&1.into(), &there[1].key.to_string().into()));
 
-    // Found by their headers, without the one that is not right.
+    // Found by their trailers, without the one that is not right.
     flip(&home.join(CHECKPOINT_FILE), 200);
     let report = json(&on("verify", &home, &["--json"]), 1);
     assert_eq!(report["chunks"], CHUNKS - 1);

@@ -7,7 +7,7 @@
 //! A prompt is cut into chunks, and [`key`] names them: a chain of digests over namespace and tokens. To **store**,
 //! the [`catalog`] decides where each chunk goes and what is evicted for it; the [`mover`] takes a slot of the
 //! [`staging`] buffer, gathers the chunk from the engine's memory and writes it to the [disk tier](tier::disk) with a
-//! header that proves it; then [`control`] puts it into the journal, and from that moment it is found. To **load**, a
+//! trailer that proves it; then [`control`] puts it into the journal, and from that moment it is found. To **load**, a
 //! lookup says how much of a prompt is there and pins it; the mover reads chunk by chunk through its slots, checks,
 //! and scatters into the engine's memory. [`cache`] is all of that in one object.
 //!

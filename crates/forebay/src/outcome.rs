@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::key::ChunkKey;
-use crate::tier::disk::header::Corruption;
+use crate::tier::disk::trailer::Corruption;
 
 /// How the store of a chunk ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

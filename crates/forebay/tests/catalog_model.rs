@@ -560,7 +560,7 @@ proptest! {
     }
 }
 
-/// Bytes of the chunks below: two blocks each, header included.
+/// Bytes of the chunks below: two blocks each, trailer included.
 const LENGTH: u32 = BLOCK;
 
 /// A catalog with room for `chunks` chunks of [`LENGTH`].

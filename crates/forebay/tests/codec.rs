@@ -7,8 +7,8 @@ use forebay::catalog::{
     BLOCK_BYTES, Catalog, ChunkRecord, Entry, Extent, Extents, Limits, PLAN_BYTES, Plan, RECORD_BYTES,
     StoreDecision, Ticket,
 };
-use forebay::tier::disk::header::{self, Corruption};
 use forebay::tier::disk::journal::{FileHeader, FileKind};
+use forebay::tier::disk::trailer::{self, Corruption};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use twox_hash::XxHash3_64;
@@ -91,7 +91,7 @@ fn record_bytes(bytes: &[u8]) -> &[u8; RECORD_BYTES] {
 fn page_of(record: &ChunkRecord, sum: u64) -> Vec<u8> {
     // What lay in the page before must not matter.
     let mut page = vec![0xee; BLOCK_BYTES];
-    header::encode(record, sum, &mut page);
+    trailer::encode(record, sum, &mut page);
     page
 }
 
@@ -137,9 +137,9 @@ fn an_entry_has_the_recorded_layout() {
 }
 
 #[test]
-fn a_header_page_has_the_recorded_layout() {
-    let mut page = b"FOREBAY\x01".to_vec();
-    page.extend(1_u32.to_le_bytes());
+fn a_trailer_page_has_the_recorded_layout() {
+    let mut page = b"FOREBAY\x02".to_vec();
+    page.extend(2_u32.to_le_bytes());
     page.extend([0; 4]);
     page.extend(example_bytes());
     page.extend(0x4142_4344_4546_4748_u64.to_le_bytes());
@@ -151,7 +151,7 @@ fn a_header_page_has_the_recorded_layout() {
 fn a_file_header_has_the_recorded_layout() {
     for (kind, magic) in [(FileKind::Segment, *b"FBAYJRNL"), (FileKind::Checkpoint, *b"FBAYCKPT")] {
         let mut bytes = magic.to_vec();
-        bytes.extend(1_u32.to_le_bytes());
+        bytes.extend(2_u32.to_le_bytes());
         bytes.extend(7_u32.to_le_bytes());
         bytes.extend(8_u64.to_le_bytes());
         bytes.extend(9_u64.to_le_bytes());
@@ -162,16 +162,16 @@ fn a_file_header_has_the_recorded_layout() {
 }
 
 #[test]
-fn any_flipped_bit_of_a_header_page_is_refused() {
+fn any_flipped_bit_of_a_trailer_page_is_refused() {
     let record = example();
     let mut page = page_of(&record, 42);
-    assert_eq!(header::verify(&page, &record), Ok(42));
+    assert_eq!(trailer::verify(&page, &record), Ok(42));
     for bit in 0..BLOCK_BYTES * 8 {
         page[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(header::verify(&page, &record), Err(Corruption::Header), "bit {bit}");
+        assert_eq!(trailer::verify(&page, &record), Err(Corruption::Trailer), "bit {bit}");
         page[bit / 8] ^= 1 << (bit % 8);
     }
-    assert_eq!(header::verify(&page, &record), Ok(42));
+    assert_eq!(trailer::verify(&page, &record), Ok(42));
 }
 
 #[test]
@@ -186,14 +186,14 @@ fn any_flipped_bit_of_a_plan_is_refused() {
 }
 
 #[test]
-fn a_header_page_of_another_length_is_refused() {
+fn a_trailer_page_of_another_length_is_refused() {
     let page = page_of(&example(), 42);
     for length in [0, 7, 8, 12, 152, BLOCK_BYTES - 1] {
-        assert_eq!(header::decode(&page[..length]), None);
+        assert_eq!(trailer::decode(&page[..length]), None);
     }
     let mut longer = page;
     longer.push(0);
-    assert_eq!(header::decode(&longer), None);
+    assert_eq!(trailer::decode(&longer), None);
 }
 
 #[test]
@@ -213,11 +213,11 @@ fn an_entry_with_no_extents_too_many_or_an_empty_one_is_refused() {
 }
 
 #[test]
-fn a_removal_is_neither_a_plan_nor_a_header() {
+fn a_removal_is_neither_a_plan_nor_a_trailer() {
     let removal = Entry::Remove(ChunkKey::new([1; 32]), 5).encode();
     let mut page = page_of(&example(), 42);
     page[16..16 + RECORD_BYTES].copy_from_slice(&removal);
-    assert_eq!(header::decode(&summed(page)), None);
+    assert_eq!(trailer::decode(&summed(page)), None);
     let mut plan = Plan { ticket: ticket(0), record: example() }.encode().to_vec();
     let at = plan.windows(RECORD_BYTES).position(|window| window == example_bytes()).unwrap();
     plan[at..at + RECORD_BYTES].copy_from_slice(&removal);
@@ -249,25 +249,25 @@ proptest! {
     }
 
     #[test]
-    fn a_header_comes_back_as_it_was(record in any_record(), sum in any::<u64>()) {
+    fn a_trailer_comes_back_as_it_was(record in any_record(), sum in any::<u64>()) {
         let page = page_of(&record, sum);
-        prop_assert_eq!(header::decode(&page), Some((record, sum)));
-        prop_assert_eq!(header::verify(&page, &record), Ok(sum));
+        prop_assert_eq!(trailer::decode(&page), Some((record, sum)));
+        prop_assert_eq!(trailer::verify(&page, &record), Ok(sum));
     }
 
     #[test]
-    fn a_header_of_anything_else_is_told_from_the_one_expected(record in any_record(), other in any_record()) {
+    fn a_trailer_of_anything_else_is_told_from_the_one_expected(record in any_record(), other in any_record()) {
         let page = page_of(&record, 1);
-        let check = |expected: ChunkRecord| header::verify(&page, &expected);
+        let check = |expected: ChunkRecord| trailer::verify(&page, &expected);
         prop_assert_eq!(check(ChunkRecord { key: other.key, ..record }), Err(Corruption::OtherChunk));
         let generation = record.generation.wrapping_add(1);
         prop_assert_eq!(check(ChunkRecord { generation, ..record }), Err(Corruption::Generation));
         let length = record.length.wrapping_add(1);
-        prop_assert_eq!(check(ChunkRecord { length, ..record }), Err(Corruption::Header));
+        prop_assert_eq!(check(ChunkRecord { length, ..record }), Err(Corruption::Trailer));
         let drive = (record.drive + 1) % 16;
-        prop_assert_eq!(check(ChunkRecord { drive, ..record }), Err(Corruption::Header));
+        prop_assert_eq!(check(ChunkRecord { drive, ..record }), Err(Corruption::Trailer));
         prop_assume!(other.extents != record.extents);
-        prop_assert_eq!(check(ChunkRecord { extents: other.extents, ..record }), Err(Corruption::Header));
+        prop_assert_eq!(check(ChunkRecord { extents: other.extents, ..record }), Err(Corruption::Trailer));
     }
 
     #[test]
@@ -275,7 +275,7 @@ proptest! {
         record in any_record(), other in any_record(), payload in vec(any::<u8>(), 0..100),
     ) {
         let sum = |record: ChunkRecord| {
-            let mut hasher = header::payload_hasher(&record);
+            let mut hasher = trailer::payload_hasher(&record);
             hasher.write(&payload);
             hasher.finish()
         };
@@ -326,7 +326,7 @@ proptest! {
     #[test]
     fn random_bytes_are_refused_without_a_panic(bytes in vec(any::<u8>(), 0..300)) {
         prop_assert_eq!(Plan::decode(&bytes), None);
-        prop_assert_eq!(header::decode(&bytes), None);
+        prop_assert_eq!(trailer::decode(&bytes), None);
         prop_assert_eq!(FileHeader::decode(&bytes, FileKind::Segment), None);
         prop_assert_eq!(FileHeader::decode(&bytes, FileKind::Checkpoint), None);
     }
@@ -336,10 +336,10 @@ proptest! {
         let mut bytes = seed.repeat(BLOCK_BYTES / 32);
         prop_assert_eq!(Entry::decode(record_bytes(&bytes[..RECORD_BYTES])), None);
         prop_assert_eq!(Plan::decode(&bytes[..PLAN_BYTES]), None);
-        prop_assert_eq!(header::decode(&bytes), None);
-        bytes[..8].copy_from_slice(&header::MAGIC);
-        bytes[8..12].copy_from_slice(&header::FORMAT_VERSION.to_le_bytes());
-        prop_assert_eq!(header::decode(&bytes), None);
+        prop_assert_eq!(trailer::decode(&bytes), None);
+        bytes[..8].copy_from_slice(&trailer::MAGIC);
+        bytes[8..12].copy_from_slice(&trailer::FORMAT_VERSION.to_le_bytes());
+        prop_assert_eq!(trailer::decode(&bytes), None);
     }
 
     /// A checksum proves that the bytes are as they were written, not that whoever wrote them was right.
@@ -363,11 +363,11 @@ proptest! {
     }
 
     #[test]
-    fn a_header_page_with_a_right_checksum_and_anything_in_it_does_not_panic(bytes in noise(RECORD_BYTES)) {
+    fn a_trailer_page_with_a_right_checksum_and_anything_in_it_does_not_panic(bytes in noise(RECORD_BYTES)) {
         let mut page = page_of(&example(), 42);
         page[16..16 + RECORD_BYTES].copy_from_slice(&bytes);
-        prop_assert_eq!(header::decode(&summed(page.clone())), None, "the record has a checksum of its own");
+        prop_assert_eq!(trailer::decode(&summed(page.clone())), None, "the record has a checksum of its own");
         page[16..16 + RECORD_BYTES].copy_from_slice(&summed(bytes));
-        let _ = header::decode(&summed(page));
+        let _ = trailer::decode(&summed(page));
     }
 }

@@ -35,7 +35,7 @@ fn read_all(cache: &Cache, keys: &[forebay::ChunkKey], len: usize) -> (usize, u6
 
 #[test]
 fn guarantee_1_every_single_flipped_bit_of_a_chunk_is_a_counted_miss() {
-    // A chunk of 100 bytes: header page and padded payload, 65,536 bits, each flipped once.
+    // A chunk of 100 bytes: trailer page and padded payload, 65,536 bits, each flipped once.
     let home = Home::new(4 * KIB, 2, 16 << 20);
     let keys = prompt(0, 1);
     let cache = home.open();
@@ -95,7 +95,7 @@ fn guarantee_1_a_truncated_file_is_misses_from_there_on() {
 #[test]
 fn guarantee_1_a_swapped_pair_of_chunks_is_two_misses() {
     const LEN: usize = 16 * KIB;
-    // Whole chunks, headers only, payloads only.
+    // Whole chunks, trailers only, payloads only.
     for (from, to) in [(0, LEN as u64 + 4096), (0, 4096), (4096, LEN as u64 + 4096)] {
         let home = Home::new(LEN, 4, 16 << 20);
         let cache = home.open();
@@ -114,9 +114,9 @@ fn guarantee_1_a_swapped_pair_of_chunks_is_two_misses() {
 }
 
 #[test]
-fn guarantee_1_a_header_is_bound_to_key_generation_length_and_place() {
+fn guarantee_1_a_trailer_is_bound_to_key_generation_length_and_place() {
     use forebay::catalog::{ChunkRecord, Extent, Extents};
-    use forebay::tier::disk::header::{Corruption, encode, payload_hasher, verify};
+    use forebay::tier::disk::trailer::{Corruption, encode, payload_hasher, verify};
     use std::hash::Hasher;
 
     let keys = prompt(0, 2);
@@ -137,8 +137,8 @@ fn guarantee_1_a_header_is_bound_to_key_generation_length_and_place() {
     for (other, why) in [
         (ChunkRecord { key: keys[1], ..right }, Corruption::OtherChunk),
         (ChunkRecord { generation: 8, ..right }, Corruption::Generation),
-        (ChunkRecord { length: 99, ..right }, Corruption::Header),
-        (ChunkRecord { extents: place(2), ..right }, Corruption::Header),
+        (ChunkRecord { length: 99, ..right }, Corruption::Trailer),
+        (ChunkRecord { extents: place(2), ..right }, Corruption::Trailer),
     ] {
         assert_eq!(verify(&page, &other), Err(why));
         // The payload's checksum is bound to them as well: the same bytes elsewhere have another one.

@@ -38,7 +38,7 @@ fn main() {
     }
     let tests: [(&str, fn()); 5] = [
         ("guarantee_6_fifty_kills_lose_nothing_reported", fifty_kills),
-        ("guarantee_6_a_lost_journal_is_rebuilt_from_the_headers", lost_journal),
+        ("guarantee_6_a_lost_journal_is_rebuilt_from_the_trailers", lost_journal),
         ("guarantee_6_a_torn_journal_tail_costs_only_itself", torn_tail),
         ("guarantee_7_many_deaths_leave_no_more_than_the_capacity", many_deaths),
         ("start_up_with_a_hundred_thousand_chunks_takes_under_a_second", start_up),

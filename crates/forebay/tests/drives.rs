@@ -19,7 +19,7 @@ use forebay::tier::disk::recovery::read_journal;
 use forebay::{Cache, ChunkKey, ErrorKind, LoadStatus, Lookup, Value};
 use tempfile::TempDir;
 
-/// Bytes of the chunks below: two blocks each, header included.
+/// Bytes of the chunks below: two blocks each, trailer included.
 const LENGTH: u32 = 4096;
 
 fn key(number: u8) -> ChunkKey {
@@ -125,7 +125,7 @@ fn there_are_as_many_drives_as_may_be() {
     assert_eq!(DriveBlocks::from_slice(&[]), None);
 }
 
-/// Payload bytes of the chunks of whole caches: 17 blocks each, header included.
+/// Payload bytes of the chunks of whole caches: 17 blocks each, trailer included.
 const CHUNK: usize = 16 * 4096;
 /// Bytes that each directory of a whole cache may hold.
 const SHARE: u64 = 4 << 20;
@@ -240,11 +240,12 @@ fn the_order_behind_home_does_not_matter() {
     assert_all_there(&places.open(&["a", "c", "b"]), &keys);
     let config = places.config(&["a", "c", "b"]);
     let files = open_data_files(&config.local_disk, false).unwrap();
-    let mut first = vec![0; 4096];
-    // A mover on its own finds out which is which as well: the first header of each says it.
+    let mut chunk = vec![0; CHUNK + 4096];
+    // A mover on its own finds out which is which as well: the first trailer of each says it.
     for (drive, file) in files.iter() {
-        file.read_at(&mut first, 0).unwrap();
-        let (record, _) = forebay::tier::disk::header::decode(&first).expect("a chunk lies at the begin");
+        file.read_at(&mut chunk, 0).unwrap();
+        let trailer = &chunk[CHUNK..];
+        let (record, _) = forebay::tier::disk::trailer::decode(trailer).expect("a chunk lies at the begin");
         assert_eq!(record.drive, drive);
     }
     assert_eq!(files.iter().count(), 3);
@@ -332,17 +333,6 @@ fn a_lost_format_is_made_good_by_the_other_directories() {
         let after = read_format(&places.path(name)).unwrap().unwrap();
         assert_eq!((after.drive, &after.cache), (before.drive, &before.cache));
     }
-}
-
-#[test]
-fn a_directory_from_before_there_were_drives_is_home() {
-    let places = Places::new();
-    let keys = support::prompt(1, 20);
-    support::store_all(&places.open(&["a"]), &keys, CHUNK);
-    fs::write(places.path("a").join("FORMAT"), r#"{"forebay_format":1,"epoch":1}"#).unwrap();
-    let cache = places.open(&["a", "b"]);
-    assert_all_there(&cache, &keys);
-    assert_eq!(cache.stats().control.chunks, 20);
 }
 
 #[test]

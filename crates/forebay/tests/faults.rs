@@ -240,10 +240,10 @@ fn a_directory_of_another_format_is_refused_and_left_alone() {
     let home = Home::new(CHUNK, 2, 64 << 20);
     store_all(&home.open(), &prompt(0, 3), CHUNK);
     let format = std::fs::read_to_string(home.path("FORMAT")).unwrap();
-    std::fs::write(home.path("FORMAT"), r#"{"forebay_format":2,"epoch":1}"#).unwrap();
+    std::fs::write(home.path("FORMAT"), r#"{"forebay_format":1,"epoch":1}"#).unwrap();
     let error = Cache::open(&home.config, CHUNK as u64, None).err().expect("refused");
     assert_eq!(error.kind(), ErrorKind::Format);
-    assert!(error.to_string().contains("format 2"), "{error}");
+    assert!(error.to_string().contains("format 1"), "{error}");
     std::fs::write(home.path("FORMAT"), format).unwrap();
     assert_eq!(count_right(&home.open(), &prompt(0, 3), CHUNK), 3);
 }

@@ -19,21 +19,16 @@ fn miri_leases_have_memory_of_their_own() {
     let staging = Staging::new(3, 2 * BLOCK_BYTES).unwrap();
     let mut leases: Vec<_> = (0..3).map(|_| staging.acquire(Class::Load, LONG).unwrap()).collect();
     // All slices are alive at once and written in turn: one reaching into another one would be seen.
-    let mut parts: Vec<_> = leases.iter_mut().map(Lease::parts).collect();
+    let mut slots: Vec<_> = leases.iter_mut().map(Lease::bytes).collect();
+    let last = 3 * BLOCK_BYTES - 1;
     for round in 0..3_u8 {
-        for (stamp, (header, payload)) in (round..).zip(&mut parts) {
-            assert_eq!((header.len(), payload.len()), (BLOCK_BYTES, 2 * BLOCK_BYTES));
-            header[0] = stamp;
-            header[BLOCK_BYTES - 1] = stamp;
-            payload[0] = stamp;
-            payload[2 * BLOCK_BYTES - 1] = stamp;
+        for (stamp, slot) in (round..).zip(&mut slots) {
+            assert_eq!(slot.len(), last + 1, "two blocks of payload, and one");
+            (slot[0], slot[last]) = (stamp, stamp);
         }
     }
-    for (stamp, (header, payload)) in (2..).zip(&parts) {
-        assert_eq!(
-            (header[BLOCK_BYTES - 1], payload[0], payload[2 * BLOCK_BYTES - 1]),
-            (stamp, stamp, stamp)
-        );
+    for (stamp, slot) in (2..).zip(&slots) {
+        assert_eq!((slot[0], slot[last]), (stamp, stamp));
     }
     drop(staging);
     drop(leases);
@@ -49,11 +44,10 @@ fn miri_a_slot_goes_from_thread_to_thread_without_a_race() {
             scope.spawn(move || {
                 for _ in 0..3 {
                     let mut lease = staging.acquire(class, LONG).unwrap();
-                    let (header, payload) = lease.parts();
-                    header[7] = number;
-                    payload[7] = number;
+                    let slot = lease.bytes();
+                    (slot[7], slot[BLOCK_BYTES + 7]) = (number, number);
                     thread::yield_now();
-                    assert_eq!((header[7], payload[7]), (number, number));
+                    assert_eq!((slot[7], slot[BLOCK_BYTES + 7]), (number, number));
                 }
             });
         }
@@ -68,7 +62,7 @@ fn miri_a_lease_outlives_the_closing_of_its_buffer() {
     staging.close_at(std::time::Instant::now());
     assert_eq!(staging.acquire(Class::Load, LONG).map(drop), Err(Refusal::Closed));
     drop(staging);
-    thread::spawn(move || lease.parts().1.fill(3)).join().unwrap();
+    thread::spawn(move || lease.bytes().fill(3)).join().unwrap();
 }
 
 /// Memory cut into regions of these lengths; every other one may be null.
@@ -192,7 +186,7 @@ fn miri_regions_through_a_staging_slot_come_out_as_they_went_in() {
     let mut to = Paged::new(&[64, 64], false);
     let staging = Staging::new(2, BLOCK_BYTES).unwrap();
     let mut lease = staging.acquire(Class::Store, LONG).unwrap();
-    let slot = &mut lease.parts().1[..128];
+    let slot = &mut lease.bytes()[..128];
     from.regions().fill(0, slot, &mut |_| {}).unwrap();
     to.regions().drain(0, slot, &mut |_| {}).unwrap();
     assert!(from.pages.concat() == to.pages.concat());

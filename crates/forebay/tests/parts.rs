@@ -6,8 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use forebay::catalog::ChunkRecord;
 use forebay::mover::{Observer, Sink, Source};
 use forebay::outcome::{LoadStatus, Reason, StoreStatus};
+use forebay::tier::disk::recovery::read_journal;
 use forebay::{Cache, ChunkKey, Value};
 use parking_lot::Mutex;
 use support::{Faults, Home, KIB, PATIENCE, assert_nothing_leaked, config_with, count_right, load};
@@ -70,10 +72,11 @@ fn guarantee_1_a_flipped_bit_in_any_part_is_seen() {
     let keys = prompt(0, 12);
     store_all(&cache, &keys, CHUNK);
     let data = std::fs::OpenOptions::new().read(true).write(true).open(home.data()).unwrap();
-    let stride = 4 * KIB + CHUNK.next_multiple_of(4096);
-    for (number, at) in (0..10).map(|tenth| (tenth as u64, tenth * (stride - 1) / 9)) {
+    let length = u32::try_from(CHUNK).unwrap();
+    let (bytes, stride) = (ChunkRecord::blocks(length) * 4096, ChunkRecord::room_blocks(length) * 4096);
+    for tenth in 0..10 {
         let mut byte = [0];
-        let at = number * stride as u64 + at as u64;
+        let at = tenth * stride + tenth * (bytes - 1) / 9;
         data.read_exact_at(&mut byte, at).unwrap();
         data.write_all_at(&[byte[0] ^ 16], at).unwrap();
     }
@@ -217,4 +220,33 @@ fn guarantee_9_a_load_that_is_given_up_in_the_middle_lets_go_of_its_memory_at_on
     assert_eq!(count_right(&cache, &keys, CHUNK), 1);
     cache.close(PATIENCE);
     assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn guarantee_6_large_chunks_begin_on_borders_and_are_found_without_a_journal() {
+    const MIB: usize = KIB * KIB;
+    // Blocks of the borders: a chunk leaves at most one block in 32 empty.
+    for (length, border) in [(2 * MIB, 16), (9 * MIB + 1234, 16), (3 * MIB / 2, 8), (MIB / 8, 1)] {
+        let home = Home::new(length, 4, 256 << 20);
+        let keys = prompt(0, 9);
+        store_all(&home.open(), &keys, length);
+        let records = read_journal(home.directory.path()).unwrap().records;
+        assert_eq!(records.len(), 9);
+        for record in records {
+            let [extent] = record.extents.as_slice() else { panic!("{length} in pieces") };
+            assert_eq!((extent.start % border, extent.blocks % border), (0, 0), "{length}");
+            let empty = u64::from(extent.blocks) - ChunkRecord::blocks(record.length);
+            assert!(32 * empty <= u64::from(extent.blocks), "{length}: {empty} blocks are empty");
+        }
+        for file in std::fs::read_dir(home.directory.path()).unwrap() {
+            let path = file.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name == "checkpoint" || name.starts_with("journal.") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+        let cache = home.open();
+        assert!(cache.stats().control.rebuilt.is_some());
+        assert_eq!(count_right(&cache, &keys, length), 9, "{length}");
+    }
 }

@@ -70,7 +70,7 @@ fn a_slot_may_be_given_back_by_another_thread_and_outlive_every_other_handle() {
     let staging = buffer(2);
     let mut held = lease(&staging, Class::Load);
     drop(staging);
-    thread::spawn(move || held.parts().1.fill(7)).join().unwrap();
+    thread::spawn(move || held.bytes().fill(7)).join().unwrap();
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn closing_ends_all_waits_and_refuses_everybody_after() {
     staging.close_at(Instant::now());
     waiters.into_iter().for_each(|waiter| assert_eq!(waiter.join().unwrap(), Refusal::Closed));
     for lease in &mut all {
-        lease.parts().1.fill(1);
+        lease.bytes().fill(1);
     }
     drop(all);
     assert_eq!(staging.usage().in_use, 0, "leases in use stay valid and come back");
@@ -216,9 +216,9 @@ fn the_memory_of_leases_is_aligned_apart_and_as_much_as_was_asked_for() {
         let mut leases: Vec<Lease> = (0..slots).map(|_| lease(&staging, Class::Load)).collect();
         let mut pages = BTreeSet::new();
         for (stamp, lease) in (1_u8..).zip(&mut leases) {
-            let (header, payload) = lease.parts();
-            assert_eq!((header.len(), payload.len()), (BLOCK_BYTES, rounded));
-            for part in [header, payload] {
+            let (payload, trailer) = lease.bytes().split_at_mut(rounded);
+            assert_eq!(trailer.len(), BLOCK_BYTES);
+            for part in [payload, trailer] {
                 assert!(part.as_ptr().addr().is_multiple_of(BLOCK_BYTES), "on a page's border");
                 for page in part.chunks(BLOCK_BYTES) {
                     assert!(pages.insert(page.as_ptr().addr()), "a page belongs to one lease");
@@ -227,8 +227,7 @@ fn the_memory_of_leases_is_aligned_apart_and_as_much_as_was_asked_for() {
             }
         }
         for (stamp, lease) in (1_u8..).zip(&mut leases) {
-            let (header, payload) = lease.parts();
-            assert!(header.iter().chain(&*payload).all(|&byte| byte == stamp));
+            assert!(lease.bytes().iter().all(|&byte| byte == stamp));
         }
         drop(leases);
 
@@ -236,8 +235,7 @@ fn the_memory_of_leases_is_aligned_apart_and_as_much_as_was_asked_for() {
         for _ in 0..20 {
             let mut leases: Vec<Lease> = (0..slots).map(|_| lease(&staging, Class::Load)).collect();
             for lease in &mut leases {
-                let (header, payload) = lease.parts();
-                for page in header.chunks(BLOCK_BYTES).chain(payload.chunks(BLOCK_BYTES)) {
+                for page in lease.bytes().chunks(BLOCK_BYTES) {
                     assert!(pages.contains(&page.as_ptr().addr()), "memory that was not there at the start");
                 }
             }
@@ -282,12 +280,12 @@ fn crowd(slots: u32, plans: Vec<Vec<(Class, bool)>>) {
                             stores.enter();
                         }
                         let stamp = thread.wrapping_mul(37).wrapping_add(turn);
-                        let (header, payload) = lease.parts();
-                        header.fill(stamp);
-                        payload.fill(!stamp);
+                        let (front, rest) = lease.bytes().split_at_mut(BLOCK_BYTES);
+                        front.fill(stamp);
+                        rest.fill(!stamp);
                         thread::yield_now();
-                        let own = header.iter().all(|&byte| byte == stamp)
-                            && payload.iter().all(|&byte| byte == !stamp);
+                        let own = front.iter().all(|&byte| byte == stamp)
+                            && rest.iter().all(|&byte| byte == !stamp);
                         broken.fetch_or(!own, Ordering::SeqCst);
                         served.fetch_add(1, Ordering::SeqCst);
                         if class == Class::Store {

@@ -15,7 +15,7 @@ pub(super) struct Simulated {
 
 impl Simulated {
     pub(super) fn new(chunks: u64, chunk_bytes: u32) -> Result<Self> {
-        let blocks = chunks.checked_mul(ChunkRecord::blocks(chunk_bytes));
+        let blocks = chunks.checked_mul(ChunkRecord::room_blocks(chunk_bytes));
         let limits = blocks.and_then(|blocks| u32::try_from(blocks).ok()).map(|blocks| Limits {
             blocks: blocks.into(),
             chunks_max: u32::try_from(chunks).unwrap_or(u32::MAX),

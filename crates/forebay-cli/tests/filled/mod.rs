@@ -89,7 +89,7 @@ pub(crate) fn flip(path: &Path, at: u64) {
     file.write_all_at(&[byte[0] ^ 4], at).unwrap();
 }
 
-/// Flips one bit of a chunk on disk, `at` bytes behind the begin of its header.
+/// Flips one bit of a chunk on disk, `at` bytes behind its begin.
 pub(crate) fn flip_in_chunk(directory: &Path, record: &ChunkRecord, at: u64) {
     flip(&data_path(directory), record.extents.as_slice()[0].byte_start() + at);
 }

@@ -12,7 +12,7 @@
 //! * it holds at most `chunks_max` chunks and `tickets_max` open tickets.
 //!
 //! Assumes that its owner records the removals it hands out before it lets anything be written, and calls
-//! [`Catalog::commit`] only when header and payload are where the plan says.
+//! [`Catalog::commit`] only when payload and trailer are where the plan says.
 
 mod drives;
 mod extent;
@@ -30,7 +30,7 @@ use std::collections::{HashMap, HashSet};
 pub use drives::{DRIVES_MAX, DriveBlocks, Drives};
 pub use extent::{BLOCK_BYTES, EXTENTS_MAX, Extent, Extents, blocks_for};
 pub use plan::{LoadDecision, LookupDecision, PLAN_BYTES, Plan, StoreDecision, Ticket};
-pub use record::{ChunkRecord, Entry, RECORD_BYTES};
+pub use record::{ChunkRecord, Entry, RECORD_BYTES, grain_blocks};
 pub(crate) use record::{u32_at, u64_at};
 pub use space::AddressSpace;
 
@@ -416,7 +416,7 @@ impl Catalog {
         parent: Option<u32>,
         removed: &mut Vec<Entry>,
     ) -> Option<(Plan, u32)> {
-        let blocks = u32::try_from(ChunkRecord::blocks(record.length)).ok()?;
+        let blocks = u32::try_from(ChunkRecord::room_blocks(record.length)).ok()?;
         if blocks > self.limits.blocks.largest() {
             return None;
         }

@@ -12,6 +12,25 @@ use crate::key::ChunkKey;
 /// Length of an encoded record.
 pub const RECORD_BYTES: usize = 128;
 
+/// Chunks begin on borders of as many blocks, 64 KiB, where they are large. What lies beneath a file often works in units
+/// that are larger than a block (drives of large capacity map 16 to 64 KiB at a time, the page cache behind a virtual
+/// drive likes to); chunks that share one cost a fifth of such a drive's speed (`docs/BENCHMARKS.md`).
+const GRAIN_BLOCKS_MAX: u64 = 16;
+/// At most one in so many blocks is left empty for that.
+const FILLED_FOR_ONE_EMPTY: u64 = 32;
+
+/// On which borders a chunk of so many blocks is laid, and cut into parts: a power of two, in blocks.
+pub const fn grain_blocks(blocks: u64) -> u64 {
+    let most = blocks / FILLED_FOR_ONE_EMPTY;
+    if most >= GRAIN_BLOCKS_MAX {
+        GRAIN_BLOCKS_MAX
+    } else if most == 0 {
+        1
+    } else {
+        1 << most.ilog2()
+    }
+}
+
 /// What the catalog knows of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkRecord {
@@ -27,16 +46,22 @@ pub struct ChunkRecord {
     pub length: u32,
     /// When it was stored, in milliseconds since 1970.
     pub stored_at_ms: u64,
-    /// The drive on which header and payload lie.
+    /// The drive on which payload and trailer lie.
     pub drive: u8,
-    /// Where on it they lie.
+    /// Where on it they lie: their blocks, and what is left empty behind them.
     pub extents: Extents,
 }
 
 impl ChunkRecord {
-    /// Blocks that a chunk of `length` payload bytes takes, its header included.
+    /// Blocks that a chunk of `length` payload bytes takes, its trailer included.
     pub const fn blocks(length: u32) -> u64 {
         1 + blocks_for(length as u64)
+    }
+
+    /// Blocks that are set aside for such a chunk, so that the next one begins on a border too.
+    pub const fn room_blocks(length: u32) -> u64 {
+        let blocks = Self::blocks(length);
+        blocks.next_multiple_of(grain_blocks(blocks))
     }
 
     /// Drive and extents.
@@ -115,8 +140,9 @@ impl Entry {
                 let extents = Extents::from_slice(&list[..count])?;
                 let length = u32_at(bytes, 80);
                 let drive = bytes[2];
+                let room = ChunkRecord::blocks(length)..=ChunkRecord::room_blocks(length);
                 let whole = usize::from(drive) < DRIVES_MAX
-                    && extents.blocks() == ChunkRecord::blocks(length)
+                    && room.contains(&extents.blocks())
                     && extents.as_slice().iter().all(|extent| extent.blocks > 0);
                 whole.then(|| {
                     Self::Put(ChunkRecord {

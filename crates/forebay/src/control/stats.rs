@@ -28,7 +28,7 @@ pub(super) struct Counters {
 pub struct ControlStats {
     /// Chunks that are there.
     pub chunks: u64,
-    /// Bytes of disk they take, headers included.
+    /// Bytes of disk they take, trailers included.
     pub used_bytes: u64,
     /// Bytes of disk chunks may take.
     pub capacity_bytes: u64,
@@ -66,7 +66,7 @@ pub struct ControlStats {
     pub open_tickets: u64,
     /// Journal records that death had interrupted, found at the start.
     pub journal_interrupted: u64,
-    /// Why the index was rebuilt from the headers at the start, if it was.
+    /// Why the index was rebuilt from the trailers at the start, if it was.
     pub rebuilt: Option<String>,
     /// Whether data goes past the page cache, on all drives.
     pub direct_io: bool,

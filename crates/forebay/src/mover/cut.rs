@@ -2,14 +2,16 @@
 
 use std::ops::Range;
 
-use crate::catalog::BLOCK_BYTES;
+use crate::catalog::{BLOCK_BYTES, grain_blocks};
 
-/// Runs of blocks of about equal length, at most `most` each, that are `blocks` together.
-pub(super) fn runs(blocks: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
-    let len = blocks.end.saturating_sub(blocks.start);
-    let each = len.div_ceil(len.div_ceil(most).max(1)).max(1);
-    let step = usize::try_from(each).unwrap_or(usize::MAX);
-    blocks.clone().step_by(step).map(move |first| first..(first + each).min(blocks.end))
+/// The parts of a chunk of `blocks` blocks, its trailer the last of them: at most `slot_blocks` each, of about equal
+/// length, with their borders where the file likes them. Each of them has payload.
+pub(super) fn parts(blocks: u64, slot_blocks: u64) -> impl Iterator<Item = Range<u64>> {
+    let (payload, most) = (blocks.saturating_sub(1), slot_blocks.saturating_sub(1).max(1));
+    let equal = payload.div_ceil(payload.div_ceil(most).max(1)).max(1);
+    let each = equal.next_multiple_of(grain_blocks(blocks)).min(most);
+    let count = payload.div_ceil(each).max(1);
+    (0..count).map(move |part| part * each..if part + 1 == count { blocks } else { (part + 1) * each })
 }
 
 /// The bytes in some blocks.
@@ -22,20 +24,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_are_the_whole_and_of_about_equal_length() {
-        for first in [0, 1] {
-            for last in 0..60 {
-                for most in 1..20 {
-                    let runs: Vec<_> = runs(first..last, most).collect();
-                    let all: Vec<u64> = runs.iter().cloned().flatten().collect();
-                    assert_eq!(all, (first..last).collect::<Vec<u64>>());
-                    assert!(runs.iter().all(|run| run.end - run.start <= most));
-                    assert!(
-                        runs.len() as u64 <= last.saturating_sub(first).div_ceil(most),
-                        "no more than needed"
-                    );
-                }
+    fn parts_are_the_whole_and_fit_their_slots() {
+        for blocks in (2..60).chain(500..2100) {
+            for slot_blocks in (2..20).chain([256, 257, 512, 513, 769]) {
+                let parts: Vec<_> = parts(blocks, slot_blocks).collect();
+                let all: Vec<u64> = parts.iter().cloned().flatten().collect();
+                assert_eq!(all, (0..blocks).collect::<Vec<u64>>());
+                assert!(parts.iter().all(|part| !part.is_empty() && part.end - part.start <= slot_blocks));
+                let fewest = (blocks - 1).div_ceil(slot_blocks - 1);
+                assert!(parts.len() as u64 <= fewest, "no more than needed");
             }
         }
+    }
+
+    #[test]
+    fn parts_of_large_chunks_begin_where_the_file_likes_it() {
+        let starts =
+            |blocks, slot_blocks| -> Vec<u64> { parts(blocks, slot_blocks).map(|part| part.start).collect() };
+        assert_eq!(starts(2049, 513), [0, 512, 1024, 1536], "8 MiB");
+        // 11.3 MiB are 2883 blocks and the trailer.
+        assert_eq!(starts(2884, 497), [0, 496, 992, 1488, 1984, 2480]);
     }
 }

@@ -1,6 +1,6 @@
 //! A chunk on its way from a drive to engine memory, part by part.
 //!
-//! Promises: a chunk is answered as loaded only if header, binding and payload checksum were right; what has arrived is
+//! Promises: a chunk is answered as loaded only if trailer, binding and payload checksum were right; what has arrived is
 //! checked and copied in one pass, in order, while the rest is still on its way, and each part's slot is free right
 //! after that. A load that is given up touches engine memory no more, whatever the device does.
 //!
@@ -26,7 +26,7 @@ use crate::catalog::{BLOCK_BYTES, ChunkRecord};
 use crate::outcome::Reason;
 use crate::staging::{Class, Lease};
 use crate::tier::disk::engine::{Direction, Finish, Transfer};
-use crate::tier::disk::header::{self, Corruption};
+use crate::tier::disk::trailer::{self, Corruption};
 
 /// A load that the device is asked for, until it is answered or given up.
 pub(super) struct Asked {
@@ -80,7 +80,7 @@ struct Arrivals {
 /// A chunk's check as far as it has come.
 struct Check {
     hasher: XxHash3_64,
-    /// What the header says it should come to.
+    /// What the trailer says it should come to.
     sum: Option<u64>,
 }
 
@@ -106,7 +106,7 @@ impl Shared {
         let Job { open, lent, .. } = job;
         let over = Arc::new(AtomicBool::new(false));
         let asked = self.watch.add(Asked { lent, open, _over: Over(Arc::clone(&over)) });
-        let check = Check { hasher: header::payload_hasher(&record), sum: None };
+        let check = Check { hasher: trailer::payload_hasher(&record), sum: None };
         let arrivals = Arrivals { waiting: BTreeMap::new(), next: 0, check: Some(check), failure: None };
         let arrivals = Mutex::new(arrivals);
         let loading = Arc::new(Loading { record, asked, over, arrivals, shared: Arc::clone(self) });
@@ -121,7 +121,7 @@ impl Loading {
     /// Asks the device for the chunk, part by part, the first of them into this slot.
     fn ask(self: &Arc<Self>, lease: Lease) -> Result<(), Reason> {
         let mut lease = Some(lease);
-        for blocks in cut::runs(0..self.record.extents.blocks(), self.shared.slot_blocks()) {
+        for blocks in cut::parts(ChunkRecord::blocks(self.record.length), self.shared.slot_blocks()) {
             // Asked with the staging buffer locked: no other lock may be wanted here.
             let unwanted = || self.over.load(Ordering::Acquire);
             let lease = match lease.take() {
@@ -189,27 +189,18 @@ impl Loading {
         // Taken out before engine memory is touched: nobody gives the load up meanwhile.
         let Some(mut asked) = self.asked.take() else { return Err(Reason::TimedOut) };
         let bytes = &lease.bytes()[..cut::bytes(blocks.end - blocks.start)];
-        let (page, payload) = bytes.split_at(if blocks.start == 0 { BLOCK_BYTES } else { 0 });
-        if !page.is_empty() {
-            check.sum = match header::verify(page, &self.record) {
-                Ok(sum) => Some(sum),
-                Err(corruption) => {
-                    self.put_back(asked);
-                    return Err(Reason::Corrupt(corruption));
-                }
-            };
-        }
-        let at = cut::bytes(blocks.start.max(1) - 1);
+        let is_last = blocks.end == ChunkRecord::blocks(self.record.length);
+        let (payload, page) = bytes.split_at(bytes.len() - if is_last { BLOCK_BYTES } else { 0 });
+        let at = cut::bytes(blocks.start);
         let (payload, padding) = payload.split_at(payload.len().min(self.record.length as usize - at));
-        let sink = &mut *asked.lent.memory;
-        let copied = match payload {
-            [] => Ok(()),
-            _ => sink.drain(at, payload, &mut |piece| check.hasher.write(piece)),
-        };
+        let copied = asked.lent.memory.drain(at, payload, &mut |piece| check.hasher.write(piece));
         check.hasher.write(padding);
+        let proof = if is_last { trailer::verify(page, &self.record).map(Some) } else { Ok(None) };
         drop(lease);
         self.put_back(asked);
-        copied.map_err(Reason::Engine)
+        copied.map_err(Reason::Engine)?;
+        check.sum = proof.map_err(Reason::Corrupt)?;
+        Ok(())
     }
 
     fn put_back(&self, asked: Asked) {
@@ -230,7 +221,9 @@ impl Loading {
         drop(lent);
         let verdict = match (arrivals.failure, arrivals.check) {
             (Some(reason), _) => Err(reason),
-            (None, Some(Check { hasher, sum: Some(sum) })) if arrivals.next == record.extents.blocks() => {
+            (None, Some(Check { hasher, sum: Some(sum) }))
+                if arrivals.next == ChunkRecord::blocks(record.length) =>
+            {
                 if hasher.finish() == sum {
                     Ok(())
                 } else {

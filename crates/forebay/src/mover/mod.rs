@@ -7,7 +7,7 @@
 //!   size, of any number of callers;
 //! * every job is answered exactly once, also when code panics or the mover is closed; a load also when the device
 //!   hangs. A write that hangs is answered when the device does: until then its blocks cannot be anybody else's;
-//! * a load is answered well only after header, binding and payload checksum were right.
+//! * a load is answered well only after trailer, binding and payload checksum were right.
 //!
 //! Assumes that the plans it is given come from the catalog that owns the directory. It knows no policy and keeps
 //! nothing: what it has moved it cannot find again.
@@ -305,7 +305,7 @@ impl Shared {
         })
     }
 
-    /// Blocks that a slot holds, a header among them.
+    /// Blocks that a slot holds, a trailer among them.
     fn slot_blocks(&self) -> u64 {
         1 + self.staging.slot_bytes() as u64 / BLOCK_BYTES as u64
     }

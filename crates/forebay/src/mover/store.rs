@@ -1,11 +1,10 @@
 //! A chunk on its way from engine memory to a drive, part by part.
 //!
-//! Promises: a chunk is answered as written only if every block of it was, header included; its memory is let go of as soon
+//! Promises: a chunk is answered as written only if every block of it was, trailer included; its memory is let go of as soon
 //! as its last part is copied or, where the drive reads it where it lies, written. Each part takes a slot, from just
 //! before the processor passes over it until the drive has it, so that the drive finds it in the processor's cache.
 //!
-//! A chunk that fits a slot goes in one transfer with its header. A larger one sends its header behind the last part,
-//! since only then its checksum is known.
+//! The trailer goes with the last part, when the checksum of all of them is known.
 
 use std::hash::Hasher;
 use std::io;
@@ -24,7 +23,7 @@ use crate::memory::Pages;
 use crate::outcome::Reason;
 use crate::staging::{Class, Lease};
 use crate::tier::disk::engine::{Direction, Finish, Payload, Rest, Transfer};
-use crate::tier::disk::header;
+use crate::tier::disk::trailer;
 
 /// Engine memory until it is not needed any more. Transfers that read it where it lies keep a share of it.
 type Kept = Arc<Mutex<Option<Lent<dyn Source>>>>;
@@ -40,22 +39,6 @@ struct Storing {
     /// Locked by nobody: it makes the rest shareable.
     open: Mutex<Open>,
     shared: Arc<Shared>,
-}
-
-/// What of a chunk goes in one transfer: blocks of its payload, behind its header or without it, or the header alone.
-struct Part {
-    with_header: bool,
-    /// Counted from the payload's first.
-    blocks: Range<u64>,
-}
-
-/// The transfers of a chunk of so many blocks, in order.
-fn parts(blocks: u64, slot_blocks: u64) -> Vec<Part> {
-    if blocks <= slot_blocks {
-        return vec![Part { with_header: true, blocks: 0..blocks - 1 }];
-    }
-    let payload = cut::runs(0..blocks - 1, slot_blocks).map(|blocks| Part { with_header: false, blocks });
-    payload.chain([Part { with_header: true, blocks: 0..0 }]).collect()
 }
 
 impl Shared {
@@ -89,25 +72,30 @@ impl Storing {
     /// Hands the chunk to the I/O engine, part by part, the first of them in this slot.
     fn send(self: &Arc<Self>, lease: Lease) -> Result<(), Reason> {
         let mut lease = Some(lease);
-        let mut hasher = header::payload_hasher(&self.record);
-        let (blocks, slot_blocks) = (self.record.extents.blocks(), self.shared.slot_blocks());
-        let parts = parts(blocks, slot_blocks);
+        let mut hasher = trailer::payload_hasher(&self.record);
         let in_place = self.in_place();
-        let last = parts.len() - 1;
-        for (number, part) in parts.into_iter().enumerate() {
+        let all = ChunkRecord::blocks(self.record.length);
+        for blocks in cut::parts(all, self.shared.slot_blocks()) {
             let mut lease = match lease.take() {
                 Some(first) => first,
                 None => self.shared.slot_for_more(Class::Store, &|| self.failure.get().is_some())?,
             };
-            let pages = self.gather(&part, in_place.as_ref(), &mut lease, &mut hasher)?;
-            if part.with_header {
-                header::encode(&self.record, hasher.finish(), &mut lease.bytes()[..BLOCK_BYTES]);
+            let is_last = blocks.end == all;
+            let payload = cut::bytes(blocks.start)..cut::bytes(blocks.end - u64::from(is_last));
+            let trailer_at = match &in_place {
+                Some(_) => 0,
+                None => payload.len(),
+            };
+            let pages = self.gather(payload, in_place.as_ref(), &mut lease, &mut hasher)?;
+            if is_last {
+                let page = &mut lease.bytes()[trailer_at..trailer_at + BLOCK_BYTES];
+                trailer::encode(&self.record, hasher.finish(), page);
             }
             let payload = pages.map(|pages| Payload { pages, keep: Arc::clone(&self.kept) as _ });
-            if number == last {
+            if is_last {
                 self.let_go_of_copied();
             }
-            self.submit(&part, lease, payload);
+            self.submit(&blocks, lease, payload);
         }
         Ok(())
     }
@@ -122,30 +110,25 @@ impl Storing {
         Some(unsafe { pages.detach() })
     }
 
-    /// Passes over a part: its checksum, and into the slot unless the drive reads it where it lies.
+    /// Passes over a part of the payload: its checksum, and into the slot unless the drive reads it where it lies.
     fn gather(
         &self,
-        part: &Part,
+        bytes: Range<usize>,
         in_place: Option<&Pages<'static>>,
         lease: &mut Lease,
         hasher: &mut XxHash3_64,
     ) -> Result<Option<Pages<'static>>, Reason> {
-        if part.blocks.is_empty() {
-            return Ok(None);
-        }
         let length = self.record.length as usize;
-        let (at, end) = (cut::bytes(part.blocks.start), cut::bytes(part.blocks.end));
         if let Some(pages) = in_place {
-            let part = pages.part(at..end);
+            let part = pages.part(bytes);
             part.as_slice().chunks(PIECE_BYTES).for_each(|piece| hasher.write(piece));
             return Ok(Some(part));
         }
-        let skip = if part.with_header { BLOCK_BYTES } else { 0 };
-        let slot = &mut lease.bytes()[skip..skip + end - at];
-        let (payload, padding) = slot.split_at_mut(length.min(end) - at);
+        let (payload, padding) =
+            lease.bytes()[..bytes.len()].split_at_mut(length.min(bytes.end) - bytes.start);
         let mut kept = self.kept.lock();
         let source = &mut *kept.as_mut().ok_or(Reason::Abandoned)?.memory;
-        source.fill(at, payload, &mut |piece| hasher.write(piece)).map_err(Reason::Engine)?;
+        source.fill(bytes.start, payload, &mut |piece| hasher.write(piece)).map_err(Reason::Engine)?;
         padding.fill(0);
         hasher.write(padding);
         Ok(None)
@@ -159,10 +142,8 @@ impl Storing {
         }
     }
 
-    fn submit(self: &Arc<Self>, part: &Part, lease: Lease, payload: Option<Payload>) {
-        let header_blocks = u64::from(part.with_header);
-        let blocks = part.blocks.end - part.blocks.start + header_blocks;
-        let first = if part.with_header { 0 } else { 1 + part.blocks.start };
+    fn submit(self: &Arc<Self>, blocks: &Range<u64>, lease: Lease, payload: Option<Payload>) {
+        let (first, blocks) = (blocks.start, blocks.end - blocks.start);
         let storing = Arc::clone(self);
         self.shared.submit(Transfer {
             direction: Direction::Write,
@@ -200,7 +181,9 @@ impl Storing {
         let verdict = match failure.into_inner() {
             Some(reason) => Err(reason),
             // A part was lost on the way.
-            None if written_blocks.into_inner() != record.extents.blocks() => Err(Reason::Abandoned),
+            None if written_blocks.into_inner() != ChunkRecord::blocks(record.length) => {
+                Err(Reason::Abandoned)
+            }
             None => shared.sync_if_each(record.drive).map_err(|error| why(&error)),
         };
         shared.counters.stored(record.length, &verdict);

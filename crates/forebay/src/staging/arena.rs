@@ -1,13 +1,13 @@
 //! The arena: the memory under the staging buffer, mapped once and never grown.
 //!
-//! Promises: `slots` slots of equal length on 4 KiB borders, each a 4 KiB header page and the payload area after it, as
-//! a chunk lies on disk; all of it resident from the start, on huge pages where the system gives them (their share is
+//! Promises: `slots` slots of equal length, each a payload area and the page of a trailer behind it, as a chunk lies on
+//! disk, and on such borders as chunks of that length have there ([`grain_blocks`]); all of it resident from the start, on huge pages where the system gives them (their share is
 //! reported): [`PageMemory`] sees to that. Never hands out memory by itself: [`super::Staging`] decides who may use
 //! which slot, and `Arena::slot` trusts it.
 
 use std::ptr::NonNull;
 
-use crate::catalog::BLOCK_BYTES;
+use crate::catalog::{BLOCK_BYTES, blocks_for, grain_blocks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::PageMemory;
 
@@ -17,14 +17,21 @@ pub(super) struct Arena {
     memory: PageMemory,
     slots: u32,
     payload_bytes: usize,
+    /// From one slot to the next.
+    stride: usize,
 }
 
 impl Arena {
     pub(super) fn new(slots: u32, payload_bytes: usize) -> Result<Self> {
         assert!(payload_bytes > 0 && payload_bytes.is_multiple_of(BLOCK_BYTES), "slots are whole blocks");
-        let len = payload_bytes.checked_add(BLOCK_BYTES).and_then(|each| each.checked_mul(slots as usize));
-        let memory = memory(len.ok_or_else(too_large)?)?;
-        Ok(Self { memory, slots, payload_bytes })
+        let (block_bytes, payload) = (BLOCK_BYTES as u64, payload_bytes as u64);
+        let grain_bytes = grain_blocks(blocks_for(payload)) * block_bytes;
+        let stride = payload
+            .checked_add(block_bytes)
+            .and_then(|bytes| usize::try_from(bytes.checked_next_multiple_of(grain_bytes)?).ok())
+            .ok_or_else(too_large)?;
+        let memory = memory(stride.checked_mul(slots as usize).ok_or_else(too_large)?)?;
+        Ok(Self { memory, slots, payload_bytes, stride })
     }
 
     pub(super) fn slots(&self) -> u32 {
@@ -45,7 +52,7 @@ impl Arena {
         self.memory.range()
     }
 
-    /// A slot: header page and payload area.
+    /// A slot: payload area and trailer page.
     ///
     /// # Safety
     /// Nobody else may use slot `index` for as long as the slice lives.
@@ -54,7 +61,8 @@ impl Arena {
         assert!(index < self.slots, "slot {index} of {}", self.slots);
         // SAFETY: the range lies in the memory, since `index < slots`; ranges of different slots do not meet, and
         // the caller promises that this slot is its own.
-        unsafe { self.memory.part(index as usize, BLOCK_BYTES + self.payload_bytes) }
+        let slot = unsafe { self.memory.part(index as usize, self.stride) };
+        &mut slot[..self.payload_bytes + BLOCK_BYTES]
     }
 }
 

@@ -309,17 +309,12 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The slot: a header page and the payload area after it. What it holds from before is anybody's: fill before
+    /// The slot: a payload area and the page of a trailer behind it. What it holds from before is anybody's: fill before
     /// use.
     pub fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: the index was taken from the free list when this lease was made and goes back when it is
         // dropped, so no other lease has it; `&mut self` makes this the only slice of this lease.
         unsafe { self.staging.arena.slot(self.index) }
-    }
-
-    /// The slot's header page and its payload area.
-    pub fn parts(&mut self) -> (&mut [u8], &mut [u8]) {
-        self.bytes().split_at_mut(BLOCK_BYTES)
     }
 }
 

@@ -4,7 +4,7 @@
 use forebay::ChunkKey;
 use forebay::catalog::{BLOCK_BYTES, Catalog, Limits, LookupDecision, StoreDecision};
 
-/// Payload bytes of the chunks: two blocks each with their header.
+/// Payload bytes of the chunks: two blocks each with their trailer.
 const LENGTH: u32 = 4096;
 const _: () = assert!(LENGTH as usize == BLOCK_BYTES);
 

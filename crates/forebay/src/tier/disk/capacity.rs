@@ -18,6 +18,12 @@ const HOME_FILES_BLOCKS: u64 = 16;
 const OTHER_FILES_BLOCKS: u64 = 8;
 const OTHER_NAME_BLOCKS: u64 = 4;
 
+/// A journal may grow to one record for so many bytes of capacity, where that is more than there may be chunks: each
+/// checkpoint has the drive write out all that it holds back, which a drive may take a second for.
+const BYTES_FOR_ONE_RECORD: u64 = 128 << 10;
+/// But to no more, since a start reads them all.
+const RECORDS_ENOUGH: u64 = 64 << 10;
+
 /// How a capacity is divided: every directory has an even share, home's holds the journal too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Division {
@@ -38,7 +44,7 @@ impl Division {
         let chunk_bytes = u32::try_from(settings.chunk_bytes).map_err(|_| {
             Error::new(ErrorKind::Argument, format!("chunk_bytes {} is 4 GiB or more", settings.chunk_bytes))
         })?;
-        let chunk_blocks = ChunkRecord::blocks(chunk_bytes);
+        let chunk_blocks = ChunkRecord::room_blocks(chunk_bytes);
         let drives = settings.directories.len().max(1) as u64;
         Self::divide(settings.capacity_bytes, drives, chunk_blocks).ok_or_else(|| {
             let mut least = 2 * drives * chunk_blocks * BLOCK_BYTES as u64;
@@ -58,8 +64,8 @@ impl Division {
         })
     }
 
-    /// Journal and checkpoint get what they need for `chunks_max` chunks: the checkpoint, its successor while that
-    /// is written, and two generations of journal, of 128 bytes a record. Chunks get the rest. `None` when that is
+    /// The checkpoint gets what it needs for `chunks_max` chunks, its successor the same while that is written, and two
+    /// generations of journal what they need for theirs, of 128 bytes a record. Chunks get the rest. `None` when that is
     /// less than two of them on a drive.
     fn divide(capacity_bytes: u64, drives: u64, chunk_blocks: u64) -> Option<Self> {
         let block_bytes = BLOCK_BYTES as u64;
@@ -68,7 +74,9 @@ impl Division {
         // Twice as many as fit if all were the largest: smaller ones may share the directory.
         let chunks_max = (2 * (capacity_bytes / chunk_disk_bytes) + 1024).min(u64::from(u32::MAX / 2));
         let home_files_blocks = HOME_FILES_BLOCKS + OTHER_NAME_BLOCKS * (drives - 1);
-        let overhead_bytes = 4 * (chunks_max + 1) * RECORD_BYTES as u64 + home_files_blocks * block_bytes;
+        let journal_records_max = chunks_max.max((capacity_bytes / BYTES_FOR_ONE_RECORD).min(RECORDS_ENOUGH));
+        let records = 2 * (chunks_max + 1) + 2 * (journal_records_max + 1);
+        let overhead_bytes = records * RECORD_BYTES as u64 + home_files_blocks * block_bytes;
         let home_blocks = share_bytes.checked_sub(overhead_bytes)? / block_bytes;
         let other_blocks = share_bytes.checked_sub(OTHER_FILES_BLOCKS * block_bytes)? / block_bytes;
         (home_blocks.min(other_blocks) >= 2 * chunk_blocks).then(|| Self {
@@ -76,7 +84,7 @@ impl Division {
             home_blocks: u32::try_from(home_blocks).unwrap_or(u32::MAX),
             other_blocks: u32::try_from(other_blocks).unwrap_or(u32::MAX),
             chunks_max: u32::try_from(chunks_max).unwrap_or(u32::MAX / 2),
-            journal_records_max: chunks_max,
+            journal_records_max,
         })
     }
 
@@ -133,7 +141,7 @@ fn reserve_on_drive(settings: &Settings, directory: &Path, wanted: u32, least_by
     let room_bytes = (stat.f_bavail * stat.f_frsize + held_bytes).saturating_sub(least_bytes);
     let mut blocks = wanted;
     if wanted_bytes > room_bytes {
-        let chunk_blocks = ChunkRecord::blocks(u32::try_from(settings.chunk_bytes).unwrap_or(u32::MAX));
+        let chunk_blocks = ChunkRecord::room_blocks(u32::try_from(settings.chunk_bytes).unwrap_or(u32::MAX));
         let room_blocks = room_bytes / BLOCK_BYTES as u64;
         if room_blocks < 2 * chunk_blocks {
             return Err(Error::new(

@@ -63,7 +63,7 @@ pub struct Opened {
     pub journal_records: u64,
     /// Interrupted journal records that were passed over.
     pub interrupted: u64,
-    /// Why the catalog had to be rebuilt from the headers, if so.
+    /// Why the catalog had to be rebuilt from the trailers, if so.
     pub rebuilt: Option<String>,
 }
 
@@ -87,9 +87,9 @@ impl Directory {
         } else if let Some(damage) =
             found.damage.take().or_else(|| found.is_empty().then(|| "it is missing".into()))
         {
-            tracing::warn!(directory = %path.display(), damage, "cannot use the journal; reading the chunks' headers");
+            tracing::warn!(directory = %path.display(), damage, "cannot use the journal; reading the chunks' trailers");
             let next_segment = found.next_segment;
-            found = found_by_headers(members.list(), settings.direct_io)?;
+            found = found_by_trailers(members.list(), settings.direct_io)?;
             if !members.home_is_noted() && found.records.iter().all(|record| record.drive != 0) {
                 return Err(not_ours(&path));
             }
@@ -176,7 +176,7 @@ impl Directory {
 }
 
 /// Finds the chunks of all drives whose data was there before.
-fn found_by_headers(members: &[Member], direct_io: bool) -> Result<Found> {
+fn found_by_trailers(members: &[Member], direct_io: bool) -> Result<Found> {
     let before: Vec<_> =
         members.iter().filter_map(|member| Some((member, member.since?, data_path(&member.path)))).collect();
     let paths: Vec<_> = before.iter().map(|(member, _, path)| (member.drive, path.clone())).collect();

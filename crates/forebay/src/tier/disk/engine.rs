@@ -52,9 +52,9 @@ pub struct Transfer {
     pub drive: u8,
     /// Where on it, and how much.
     pub extents: Extents,
-    /// Whole blocks from the front of the slot, unless they lie elsewhere.
+    /// Whole blocks from the front of the slot, but for those that lie elsewhere.
     pub lease: Lease,
-    /// All or the last of these blocks, if they do not lie in the slot.
+    /// All or the first of the blocks, if they do not lie in the slot.
     pub payload: Option<Payload>,
     /// Called when the device is done, on a thread of the engine; at once, if that is shut down. Dropped uncalled if
     /// the transfer panics: what it holds must see to itself then.

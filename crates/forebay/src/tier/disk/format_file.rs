@@ -6,14 +6,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::header::FORMAT_VERSION;
+use super::trailer::FORMAT_VERSION;
 use crate::catalog::{Catalog, ChunkRecord};
 use crate::error::{Error, ErrorKind, Result};
 
 const FORMAT_FILE: &str = "FORMAT";
 
-/// What stands in the file. One that was written before a cache could have several drives has the first two fields
-/// only, and is of drive 0.
+/// What stands in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Format {
     /// Version of everything in the directory.
@@ -21,13 +20,10 @@ pub struct Format {
     /// How often the cache was opened by an owner.
     pub epoch: u32,
     /// Which cache: what no two caches have in common.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cache: String,
     /// Which drive of it: 0 is home, where the journal is.
-    #[serde(default)]
     pub drive: u8,
     /// The epoch since which the directory is this drive. What is of an earlier one was another directory's.
-    #[serde(default)]
     pub since: u32,
     /// Where home is. Not in home's own.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -66,7 +62,7 @@ struct Version {
     forebay_format: u32,
 }
 
-/// Reads the file; `None` when there is none or it is not to be understood (then the headers decide).
+/// Reads the file; `None` when there is none or it is not to be understood (then the trailers decide).
 ///
 /// # Errors
 /// [`ErrorKind::Format`] when it names a format that this version does not read.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
 
-use super::header::FORMAT_VERSION;
+use super::trailer::FORMAT_VERSION;
 use crate::catalog::{ChunkRecord, Entry, RECORD_BYTES, u32_at, u64_at};
 use crate::error::{Error, Result};
 

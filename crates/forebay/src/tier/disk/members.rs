@@ -14,10 +14,10 @@ use sha2::{Digest, Sha256};
 
 use super::directory::{data_path, not_ours};
 use super::format_file::{Format, OtherDrive, holds, read_format, write_format};
-use super::header::FORMAT_VERSION;
 use super::journal::{CHECKPOINT_FILE, segments};
 use super::lock::Lock;
 use super::namespaces::hex;
+use super::trailer::FORMAT_VERSION;
 use crate::catalog::{ChunkRecord, DRIVES_MAX};
 use crate::error::{Error, ErrorKind, Result};
 

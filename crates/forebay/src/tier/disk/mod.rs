@@ -2,8 +2,8 @@
 //!
 //! * [`directory`] opens a cache's directories: which of them is which drive (`members`), each with its [`lock`], its
 //!   format ([`format_file`]) and its space (`capacity`).
-//! * [`journal`] keeps what is committed; [`recovery`] reads it back, or rebuilds it from the headers.
-//! * [`header`] proves each chunk; [`block_file`] is a data file, [`data_files`] are those of all drives; [`engine`]
+//! * [`journal`] keeps what is committed; [`recovery`] reads it back, or rebuilds it from the trailers.
+//! * [`trailer`] proves each chunk; [`block_file`] is a data file, [`data_files`] are those of all drives; [`engine`]
 //!   moves chunks, by [`uring`] or by [`threads`], both in the order of `schedule`.
 //!
 //! `docs/FORMAT.md` draws every byte of it.
@@ -14,7 +14,6 @@ pub mod data_files;
 pub mod directory;
 pub mod engine;
 pub mod format_file;
-pub mod header;
 pub mod journal;
 pub mod lock;
 mod members;
@@ -22,4 +21,5 @@ pub mod namespaces;
 pub mod recovery;
 mod schedule;
 pub mod threads;
+pub mod trailer;
 pub mod uring;

@@ -1,8 +1,8 @@
-//! What is in a directory: read from checkpoint and journal, or rebuilt from the chunks' own headers.
+//! What is in a directory: read from checkpoint and journal, or rebuilt from the chunks' own trailers.
 //!
 //! Promises: reads only. A record that is not whole at the end of a segment is a write that death interrupted: it
 //! was never reported, and is passed over and counted. Anything else that is not sound or not there is damage, and
-//! then the headers are the truth: [`rebuild`] takes a chunk in only after its payload was checked, and of chunks
+//! then the trailers are the truth: [`rebuild`] takes a chunk in only after its payload was checked, and of chunks
 //! that overlap the newest. Assumes that nobody writes to the directory meanwhile.
 
 use std::collections::HashMap;
@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use super::block_file::{BlockFile, read_blocks};
 use super::format_file::holds;
-use super::header;
 use super::journal::{CHECKPOINT_FILE, FileHeader, FileKind, segment_path, segments};
+use super::trailer;
 use crate::catalog::{AddressSpace, BLOCK_BYTES, Catalog, ChunkRecord, Entry, Extent, Extents, RECORD_BYTES};
 use crate::error::{Error, Result};
 use crate::key::ChunkKey;
@@ -175,30 +175,33 @@ impl Window {
     }
 }
 
-/// Reads one chunk and checks it whole: header, binding and payload. `None` when it is not what `record` says.
+/// Reads one chunk and checks it whole: trailer, binding and payload. `None` when it is not what `record` says.
 ///
 /// # Errors
 /// The file's, but for a file that ends too soon: that is a chunk that is not there.
-pub fn check_chunk(file: &dyn BlockFile, record: &ChunkRecord) -> io::Result<Result<(), header::Corruption>> {
-    let payload_bytes = (usize::try_from(record.extents.blocks()).unwrap_or(usize::MAX) - 1) * BLOCK_BYTES;
-    let mut window = Window::new(BLOCK_BYTES + payload_bytes);
-    match read_blocks(file, &record.extents, window.bytes()) {
+pub fn check_chunk(
+    file: &dyn BlockFile,
+    record: &ChunkRecord,
+) -> io::Result<Result<(), trailer::Corruption>> {
+    let extents = record.extents.part(0, ChunkRecord::blocks(record.length));
+    let mut window = Window::new(BLOCK_BYTES + record.padded_bytes());
+    match read_blocks(file, &extents, window.bytes()) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Ok(Err(header::Corruption::Truncated));
+            return Ok(Err(trailer::Corruption::Truncated));
         }
         Err(error) => return Err(error),
     }
-    let (page, payload) = window.bytes().split_at(BLOCK_BYTES);
-    Ok(header::verify(page, record).and_then(|sum| {
+    let (payload, page) = window.bytes().split_at(record.padded_bytes());
+    Ok(trailer::verify(page, record).and_then(|sum| {
         use std::hash::Hasher;
-        let mut hasher = header::payload_hasher(record);
+        let mut hasher = trailer::payload_hasher(record);
         hasher.write(payload);
-        if hasher.finish() == sum { Ok(()) } else { Err(header::Corruption::Payload) }
+        if hasher.finish() == sum { Ok(()) } else { Err(trailer::Corruption::Payload) }
     }))
 }
 
-/// A drive whose chunks are to be found by their headers.
+/// A drive whose chunks are to be found by their trailers.
 pub struct DriveData<'a> {
     /// Its number.
     pub drive: u8,
@@ -218,7 +221,7 @@ impl DriveData<'_> {
     }
 }
 
-/// Finds the chunks of these drives by their headers. Reads all of the data files, and each chunk once more.
+/// Finds the chunks of these drives by their trailers. Reads all of the data files, and each chunk once more.
 ///
 /// # Errors
 /// When a data file cannot be read.
@@ -249,7 +252,7 @@ pub fn rebuild(drives: &[DriveData<'_>]) -> Result<Found> {
     Ok(found)
 }
 
-/// Records of all blocks that look like the first of a chunk of this drive.
+/// Records of all blocks that look like the last of a chunk of this drive.
 fn candidates(drive: &DriveData<'_>) -> io::Result<Vec<ChunkRecord>> {
     const WINDOW_BLOCKS: u32 = 1024;
     let (file, blocks) = (drive.file, drive.blocks);
@@ -283,8 +286,9 @@ fn single_block(file: &dyn BlockFile, block: u32) -> Option<ChunkRecord> {
     candidate(window.bytes(), block)
 }
 
-/// The record of a header page, if it is one that says it lies here.
+/// The record of a trailer page, if it is one that says it lies here.
 fn candidate(page: &[u8], block: u32) -> Option<ChunkRecord> {
-    let (record, _) = header::decode(page)?;
-    (record.extents.as_slice().first()?.start == block).then_some(record)
+    let (record, _) = trailer::decode(page)?;
+    let last = record.extents.part(ChunkRecord::blocks(record.length) - 1, 1);
+    (last.as_slice().first()?.start == block).then_some(record)
 }

@@ -45,10 +45,10 @@ pub(super) struct Piece {
     pub(super) token: u64,
     pub(super) direction: Direction,
     pub(super) drive: u8,
-    /// What of it lies in the slot while the rest lies elsewhere: address and length. The piece begins with it.
-    pub(super) head: Option<(NonNull<u8>, usize)>,
-    /// The rest of the piece.
+    /// Where it begins.
     pub(super) memory: NonNull<u8>,
+    /// Its end, if that lies in the slot while the rest lies elsewhere: address and length.
+    pub(super) tail: Option<(NonNull<u8>, usize)>,
     /// Bytes in all.
     pub(super) len: usize,
     pub(super) offset: u64,
@@ -57,8 +57,8 @@ pub(super) struct Piece {
 impl Piece {
     /// Where it lies in memory: address and length, in the order of the file.
     pub(super) fn ranges(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
-        let head_bytes = self.head.map_or(0, |(_, len)| len);
-        self.head.into_iter().chain([(self.memory, self.len - head_bytes)])
+        let tail_bytes = self.tail.map_or(0, |(_, len)| len);
+        [(self.memory, self.len - tail_bytes)].into_iter().chain(self.tail)
     }
 }
 
@@ -82,9 +82,9 @@ struct UnderWay {
     finish: Finish,
     /// The slot's first byte. Nobody but the pieces touches the slot until the transfer has ended.
     slot: NonNull<u8>,
-    /// Where all lies that is behind the first `head_bytes`, if not in the slot, and what keeps that memory.
+    /// Where the first `payload_bytes` lie, if not in the slot, and what keeps that memory.
     payload: Option<(NonNull<u8>, Arc<dyn Send + Sync>)>,
-    head_bytes: usize,
+    payload_bytes: usize,
     /// Bytes of the transfer that were made parts of.
     given_out: usize,
     /// Parts that have not ended.
@@ -122,18 +122,18 @@ impl UnderWay {
         None
     }
 
-    /// Where a part lies in memory: what of it is in the slot, if the rest is not, and the rest.
-    fn memory(&self, part: Part) -> (Option<(NonNull<u8>, usize)>, NonNull<u8>) {
-        let head = self.head_bytes;
-        // SAFETY: a part lies within its transfer. `Schedule::add` saw that this lies within the slot, or its head
-        // does and the rest within the memory that came with it.
+    /// Where a part lies in memory: where it begins, and what of it is in the slot, if the rest is not.
+    fn memory(&self, part: Part) -> (NonNull<u8>, Option<(NonNull<u8>, usize)>) {
+        let elsewhere = self.payload_bytes;
+        // SAFETY: a part lies within its transfer. `Schedule::add` saw that what does not lie in the memory that came
+        // with it lies within the slot.
         unsafe {
             match &self.payload {
-                Some((payload, _)) if part.at >= head => (None, payload.add(part.at - head)),
-                Some((payload, _)) if part.at + part.len > head => {
-                    (Some((self.slot.add(part.at), head - part.at)), *payload)
+                Some((payload, _)) if part.at < elsewhere => {
+                    let tail_bytes = (part.at + part.len).saturating_sub(elsewhere);
+                    (payload.add(part.at), (tail_bytes > 0).then_some((self.slot, tail_bytes)))
                 }
-                _ => (None, self.slot.add(part.at)),
+                _ => (self.slot.add(part.at - elsewhere), None),
             }
         }
     }
@@ -202,12 +202,12 @@ impl Schedule {
         let Transfer { direction, drive, extents, mut lease, payload, finish } = transfer;
         let slot = lease.bytes();
         let bytes = usize::try_from(extents.blocks()).unwrap_or(usize::MAX).saturating_mul(BLOCK_BYTES);
-        let head_bytes = bytes.checked_sub(payload.as_ref().map_or(0, |payload| payload.pages.len()));
-        let Some(head_bytes) = head_bytes.filter(|&head_bytes| head_bytes <= slot.len()) else {
+        let payload_bytes = payload.as_ref().map_or(0, |payload| payload.pages.len());
+        if bytes.checked_sub(payload_bytes).is_none_or(|in_slot| in_slot > slot.len()) {
             let outcome =
                 Err(io::Error::new(io::ErrorKind::InvalidInput, "a transfer is larger than its slot"));
             return Some(Ended { direction, lease, finish, outcome });
-        };
+        }
         let slot = NonNull::from(slot).cast();
         let id = self.number();
         let payload = payload.map(|payload| (payload.pages.as_ptr(), payload.keep));
@@ -219,7 +219,7 @@ impl Schedule {
             finish,
             slot,
             payload,
-            head_bytes,
+            payload_bytes,
             given_out: 0,
             open: 0,
             outcome: Ok(()),
@@ -322,10 +322,10 @@ impl Schedule {
         };
         let token = self.number();
         let transfer = self.transfers.get(&part.transfer)?;
-        let ((head, memory), drive) = (transfer.memory(part), transfer.drive);
+        let ((memory, tail), drive) = (transfer.memory(part), transfer.drive);
         self.with_device.insert(token, part);
         self.line(direction).with_device += 1;
-        Some(Piece { token, direction, drive, head, memory, len: part.len, offset: part.offset })
+        Some(Piece { token, direction, drive, memory, tail, len: part.len, offset: part.offset })
     }
 
     /// After an error: what is with the device is waited for, nothing else of the transfer is moved.

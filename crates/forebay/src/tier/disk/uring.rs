@@ -382,7 +382,7 @@ impl Ring {
         };
         let (memory, offset) = (piece.memory.as_ptr(), piece.offset);
         let len = u32::try_from(piece.len).map_err(io::Error::other)?;
-        let entry = if piece.head.is_some() {
+        let entry = if piece.tail.is_some() {
             let (ranges, count) = self.keep_ranges(piece);
             match piece.direction {
                 Direction::Read => opcode::Readv::new(file, ranges, count).offset(offset).build(),

@@ -101,7 +101,7 @@ fn miri_a_chunk_goes_in_pieces_of_equal_length_and_none_crosses_an_extent() {
 }
 
 #[test]
-fn a_payload_that_lies_elsewhere_goes_from_there_and_the_header_from_the_slot() {
+fn a_payload_that_lies_elsewhere_goes_from_there_and_the_trailer_from_the_slot() {
     let mut bench = Bench::new(2, 40, limits(64, 32, 8));
     let mut memory = PageMemory::new(40 * BLOCK).unwrap();
     let start = memory.as_mut_ptr() as usize;
@@ -115,18 +115,19 @@ fn a_payload_that_lies_elsewhere_goes_from_there_and_the_header_from_the_slot() 
     let in_file: Vec<_> = pieces.iter().map(|piece| (place(piece) / BLOCK, piece.len / BLOCK)).collect();
     assert_eq!(in_file, [(100, 9), (109, 8), (50, 3), (200, 9)]);
     let in_memory = pieces.iter().map(|piece| (piece.memory.as_ptr() as usize - start) / BLOCK);
-    assert_eq!(in_memory.collect::<Vec<_>>(), [0, 8, 16, 19]);
-    let headers: Vec<_> = pieces.iter().filter_map(|piece| piece.head).collect();
+    assert_eq!(in_memory.collect::<Vec<_>>(), [0, 9, 17, 20]);
     let (slots, len) = bench.staging.range();
-    assert!((headers[0].0.as_ptr() as usize).wrapping_sub(slots.as_ptr() as usize) < len, "the header page");
-    assert_eq!((headers.len(), pieces[0].head), (1, Some(headers[0])), "the first piece begins with it");
+    let tails: Vec<_> = pieces.iter().filter_map(|piece| piece.tail).collect();
+    let (trailer, bytes) = pieces[3].tail.expect("the last piece ends with it");
+    assert!((trailer.as_ptr() as usize).wrapping_sub(slots.as_ptr() as usize) < len, "in the slot");
+    assert_eq!((tails.len(), bytes), (1, BLOCK));
     pieces.iter().for_each(|piece| bench.answer(piece, Ok(piece.len)));
     assert_eq!(bench.ends(), [(0, true)]);
-    // All of it lies elsewhere: a part of a chunk without its header.
+    // All of it lies elsewhere: a part of a chunk without its trailer.
     let payload = pages(&mut memory, 29);
     bench.add_from(1, Direction::Read, &[(100, 29)], payload);
     let pieces = bench.pieces();
-    assert_eq!((pieces[0].head, pieces[0].memory.as_ptr() as usize), (None, start));
+    assert_eq!((pieces[0].tail, pieces[0].memory.as_ptr() as usize), (None, start));
     pieces.iter().for_each(|piece| bench.answer(piece, Ok(piece.len)));
     let payload = pages(&mut memory, 30);
     bench.add_from(2, Direction::Read, &[(100, 29)], payload);
@@ -254,7 +255,7 @@ proptest! {
         let mut payload = PageMemory::new(33 * BLOCK).unwrap();
         let expected: Vec<u8> = (0..blocks).map(|block| u8::try_from(100 + block).unwrap()).collect();
         for (block, bytes) in payload.chunks_mut(BLOCK).take(blocks - 1).enumerate() {
-            bytes.fill(expected[block + 1]);
+            bytes.fill(expected[block]);
         }
         let mut start = 0;
         let ranges: Vec<_> = extents
@@ -280,8 +281,8 @@ proptest! {
             let mut left = may;
             for (start, len) in piece.ranges() {
                 if (start.as_ptr() as usize).wrapping_sub(first) >= payload.len() {
-                    // SAFETY: the header page, in the slot; a range is the device's until it answers.
-                    unsafe { start.write(expected[0]) };
+                    // SAFETY: the trailer page, in the slot; a range is the device's until it answers.
+                    unsafe { start.write(expected[blocks - 1]) };
                 }
                 for at in (0..len.min(left)).step_by(BLOCK) {
                     prop_assert_eq!(file[block], 0, "written twice");

@@ -1,6 +1,9 @@
-//! The header in front of every chunk on disk: 4 KiB that say what follows and prove it.
+//! The trailer behind every chunk on disk: 4 KiB that say what stands before it and prove it.
 //!
-//! Promises: what [`verify`] accepts is the header that [`encode`] made for exactly this record, and the payload
+//! It stands behind the payload, so that it goes with the last of it, when the checksum is known, and so that the payload
+//! begins where the file likes large transfers to begin.
+//!
+//! Promises: what [`verify`] accepts is the trailer that [`encode`] made for exactly this record, and the payload
 //! checksum it gives is the one that was stored with it. Every byte of the page takes part in its checksum, so any
 //! flipped bit is seen. `docs/FORMAT.md` draws the page.
 
@@ -8,10 +11,10 @@ use twox_hash::XxHash3_64;
 
 use crate::catalog::{BLOCK_BYTES, ChunkRecord, Entry, RECORD_BYTES, u32_at, u64_at};
 
-/// The first bytes of a header page.
-pub const MAGIC: [u8; 8] = *b"FOREBAY\x01";
-/// The version of header, journal and directory that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// The first bytes of a trailer.
+pub const MAGIC: [u8; 8] = *b"FOREBAY\x02";
+/// The version of trailer, journal and directory that this code reads and writes.
+pub const FORMAT_VERSION: u32 = 2;
 
 const RECORD_AT: usize = 16;
 const PAYLOAD_SUM_AT: usize = RECORD_AT + RECORD_BYTES;
@@ -23,7 +26,7 @@ pub fn payload_hasher(record: &ChunkRecord) -> XxHash3_64 {
     XxHash3_64::with_seed(XxHash3_64::oneshot(&Entry::Put(*record).encode()))
 }
 
-/// Writes the header of `record` into `page`.
+/// Writes the trailer of `record` into `page`.
 pub fn encode(record: &ChunkRecord, payload_sum: u64, page: &mut [u8]) {
     page.fill(0);
     page[..8].copy_from_slice(&MAGIC);
@@ -34,7 +37,7 @@ pub fn encode(record: &ChunkRecord, payload_sum: u64, page: &mut [u8]) {
     page[HEADER_SUM_AT..].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// The record and payload checksum in a header page; `None` when it is no sound header of this version.
+/// The record and payload checksum in a trailer page; `None` when it is no sound one of this version.
 pub fn decode(page: &[u8]) -> Option<(ChunkRecord, u64)> {
     if page.len() != BLOCK_BYTES
         || page[..8] != MAGIC
@@ -54,13 +57,13 @@ pub fn decode(page: &[u8]) -> Option<(ChunkRecord, u64)> {
 /// Why what was read is not the chunk that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Corruption {
-    /// No sound header: torn, overwritten or damaged.
-    Header,
-    /// A sound header of another chunk.
+    /// No sound trailer: torn, overwritten or damaged.
+    Trailer,
+    /// A sound trailer of another chunk.
     OtherChunk,
-    /// A sound header of this key, from another store of it.
+    /// A sound trailer of this key, from another store of it.
     Generation,
-    /// The payload is not the one the header was written with.
+    /// The payload is not the one the trailer was written with.
     Payload,
     /// The file ends before the chunk does.
     Truncated,
@@ -70,7 +73,7 @@ impl Corruption {
     /// A stable short name.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Header => "header",
+            Self::Trailer => "trailer",
             Self::OtherChunk => "other chunk",
             Self::Generation => "generation",
             Self::Payload => "payload",
@@ -79,12 +82,12 @@ impl Corruption {
     }
 }
 
-/// Checks a header page against the record it should be of; gives the payload's checksum.
+/// Checks a trailer page against the record it should be of; gives the payload's checksum.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn verify(page: &[u8], expected: &ChunkRecord) -> Result<u64, Corruption> {
-    let (found, payload_sum) = decode(page).ok_or(Corruption::Header)?;
+    let (found, payload_sum) = decode(page).ok_or(Corruption::Trailer)?;
     if found.key != expected.key {
         return Err(Corruption::OtherChunk);
     }
@@ -92,7 +95,7 @@ pub fn verify(page: &[u8], expected: &ChunkRecord) -> Result<u64, Corruption> {
         return Err(Corruption::Generation);
     }
     if found.length != expected.length || found.place() != expected.place() {
-        return Err(Corruption::Header);
+        return Err(Corruption::Trailer);
     }
     Ok(payload_sum)
 }

@@ -1,4 +1,4 @@
-//! What the proof of a chunk costs: its header page, and the hash of its payload.
+//! What the proof of a chunk costs: its trailer page, and the hash of its payload.
 
 use std::hash::Hasher;
 use std::hint::black_box;
@@ -6,7 +6,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use forebay::ChunkKey;
 use forebay::catalog::{BLOCK_BYTES, ChunkRecord, Extent, Extents};
-use forebay::tier::disk::header;
+use forebay::tier::disk::trailer;
 
 /// Payload bytes: of 256 tokens of a small model.
 const LENGTH: u32 = 4 << 20;
@@ -25,26 +25,26 @@ fn record() -> ChunkRecord {
     }
 }
 
-fn headers(criterion: &mut Criterion) {
+fn trailers(criterion: &mut Criterion) {
     let record = record();
     let mut page = vec![0; BLOCK_BYTES];
-    let mut group = criterion.benchmark_group("header");
+    let mut group = criterion.benchmark_group("trailer");
     group.bench_function("encode", |bencher| {
-        bencher.iter(|| header::encode(black_box(&record), 7, &mut page));
+        bencher.iter(|| trailer::encode(black_box(&record), 7, &mut page));
     });
     group.bench_function("verify", |bencher| {
-        bencher.iter(|| header::verify(black_box(&page), &record).expect("it was just written"));
+        bencher.iter(|| trailer::verify(black_box(&page), &record).expect("it was just written"));
     });
     let payload = vec![8; LENGTH as usize];
     group.throughput(Throughput::Bytes(u64::from(LENGTH)));
     group.bench_function("payload hash", |bencher| {
         bencher.iter(|| {
-            let mut hasher = header::payload_hasher(&record);
+            let mut hasher = trailer::payload_hasher(&record);
             hasher.write(black_box(&payload));
             hasher.finish()
         });
     });
 }
 
-criterion_group!(benches, headers);
+criterion_group!(benches, trailers);
 criterion_main!(benches);
