@@ -82,7 +82,7 @@ impl Moved {
 /// How closely a loaded chunk is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// One word at each 4 KiB.
+    /// One word at each 64 KiB.
     Stamps,
     /// Every byte.
     Whole,

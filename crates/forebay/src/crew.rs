@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
+use crate::prompt::ask_for_short_turns;
 
 /// The threads of one owner.
 #[derive(Default)]
@@ -36,6 +37,14 @@ impl Drop for SignOff {
 }
 
 impl Crew {
+    /// Starts a thread that works briefly and often, and is to be let in at once.
+    pub(crate) fn spawn_prompt(&self, name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.spawn(name, || {
+            ask_for_short_turns();
+            work();
+        })
+    }
+
     /// Starts a thread.
     pub(crate) fn spawn(&self, name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
         *self.working.count.lock() += 1;

@@ -59,6 +59,7 @@ pub mod key;
 pub mod memory;
 pub mod mover;
 pub mod outcome;
+mod prompt;
 mod queue;
 pub mod staging;
 pub mod tier;

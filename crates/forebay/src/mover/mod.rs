@@ -56,9 +56,6 @@ use crate::tier::disk::engine::{LateEngine, NOT_ASKED, OpenFiles, Transfer};
 /// The longest that closing waits for what is under way.
 const DRAIN_MAX: Duration = Duration::from_hours(24);
 
-/// What a thread of the mover does until it ends.
-type Life = fn(&Arc<Shared>);
-
 /// Figures of a mover.
 #[derive(Debug, Clone, Copy)]
 pub struct MoverStats {
@@ -149,14 +146,11 @@ impl Mover {
         });
         let mover =
             Self { shared, pumps: Crew::default(), watcher: Crew::default(), closed: AtomicBool::new(false) };
-        let pumps: [(&str, Life); 2] = [
-            ("forebay-stores", |shared| shared.pump(&shared.stores, Shared::store)),
-            ("forebay-loads", |shared| shared.pump(&shared.loads, Shared::load)),
-        ];
-        for (name, life) in pumps {
-            let shared = Arc::clone(&mover.shared);
-            mover.pumps.spawn(name.into(), move || life(&shared))?;
-        }
+        let shared = Arc::clone(&mover.shared);
+        mover.pumps.spawn("forebay-stores".into(), move || shared.pump(&shared.stores, Shared::store))?;
+        let shared = Arc::clone(&mover.shared);
+        // It only asks the drive.
+        mover.pumps.spawn_prompt("forebay-loads".into(), move || shared.pump(&shared.loads, Shared::load))?;
         let shared = Arc::clone(&mover.shared);
         mover.watcher.spawn("forebay-watch".into(), move || {
             shared.watch.keep(|asked| shared.give_up(asked));

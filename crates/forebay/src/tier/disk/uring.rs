@@ -120,7 +120,7 @@ impl UringEngine {
         let staging = Arc::clone(staging);
         // The ring belongs to the thread that uses it: the kernel then spares itself locks and interrupts.
         let (tell, told) = sync_channel(1);
-        engine.crew.spawn("forebay-ring".into(), move || {
+        engine.crew.spawn_prompt("forebay-ring".into(), move || {
             let shared = Closing(shared);
             match Ring::new(files, staging) {
                 Ok(ring) => {
