@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
     vllm.add_argument("--connectors", nargs="+", choices=list(vllm_rounds.CONFIGURATIONS))
     vllm.add_argument("--repeats", type=int, default=1, help="engines on a warm store in a round (default 1)")
     vllm.add_argument("--answer-tokens", type=int, default=24)
-    vllm.add_argument("--staging-mib", type=float, default=64, help="bound on Forebay's staging (default 64 MiB)")
+    vllm.add_argument("--vllm-staging-mib", type=float, default=64, help="bound on Forebay's staging (default 64 MiB)")
     vllm.add_argument("--model", type=Path, default=ROOT / ".models" / "smollm2-135m")
     options = parser.parse_args()
     if options.results and options.part == "all":

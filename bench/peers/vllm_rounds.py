@@ -45,7 +45,7 @@ def _forebay(options: argparse.Namespace, store: Path) -> dict[str, Any]:
             "max_local_disk_size": 4,
             "local_cpu": False,
             "use_only_staging_buffer": True,
-            "max_local_cpu_size": options.staging_mib * (1 << 20) / GIB,
+            "max_local_cpu_size": options.vllm_staging_mib * (1 << 20) / GIB,
             "chunk_size": CHUNK_TOKENS,
         },
     }
