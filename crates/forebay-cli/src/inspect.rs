@@ -36,7 +36,7 @@ With --json, one object (sizes in bytes, times in milliseconds since 1970):
   drives                          each of them: {drive, directory, data, chunks, disk_bytes}; data is null where it is
                                   not there, chunks and disk_bytes where the journal is damaged
   journal                         {damage, interrupted_records}; damage is null or says what is wrong
-  chunks, payload_bytes, disk_bytes, oldest_stored_at_ms, newest_stored_at_ms
+  chunks, payload_bytes, disk_bytes (with what is left empty behind them), oldest_stored_at_ms, newest_stored_at_ms
                                   of all chunks; null where the journal is damaged or nothing is stored
   namespaces                      the same for each namespace, with {id, fields}; fields is null where not noted
 

@@ -232,7 +232,7 @@ fn place(record: &ChunkRecord) -> (u8, u64) {
 }
 
 fn disk_bytes(record: &ChunkRecord) -> u64 {
-    record.extents.blocks() * BLOCK_BYTES as u64
+    ChunkRecord::blocks(record.length) * BLOCK_BYTES as u64
 }
 
 /// A file whose reading shows.

@@ -33,8 +33,11 @@ fn extents_of(blocks: u64) -> impl Strategy<Value = Extents> {
 }
 
 fn any_record() -> impl Strategy<Value = ChunkRecord> {
-    let length = prop_oneof![Just(0), Just(1), Just(u32::MAX), 0..100_000_u32, any::<u32>()];
-    let place = length.prop_flat_map(|length| (Just(length), extents_of(ChunkRecord::blocks(length))));
+    let length = prop_oneof![Just(1), Just(u32::MAX), 1..100_000_u32, 1..=u32::MAX];
+    let blocks = |length| ChunkRecord::blocks(length)..=ChunkRecord::room_blocks(length);
+    let place = length
+        .prop_flat_map(move |length| (Just(length), blocks(length)))
+        .prop_flat_map(|(length, blocks)| (Just(length), extents_of(blocks)));
     (place, any_key(), any_key(), any::<u32>(), any::<u64>(), any::<u64>(), 0..16_u8).prop_map(
         |((length, extents), key, parent, depth, generation, stored_at_ms, drive)| ChunkRecord {
             key,
@@ -350,7 +353,10 @@ proptest! {
             let list = record.extents.as_slice();
             prop_assert!((1..=3).contains(&list.len()));
             prop_assert!(list.iter().all(|extent| extent.blocks > 0));
-            prop_assert_eq!(record.extents.blocks(), ChunkRecord::blocks(record.length));
+            let blocks = record.extents.blocks();
+            prop_assert!(ChunkRecord::blocks(record.length) <= blocks);
+            prop_assert!(blocks <= ChunkRecord::room_blocks(record.length));
+            let _ = record.extents.part(blocks - 1, 1);
 
             let mut catalog = Catalog::new(Limits { blocks: 100.into(), chunks_max: 4, tickets_max: 4 }, 1);
             let fits = catalog.restore(record);
@@ -370,4 +376,19 @@ proptest! {
         page[16..16 + RECORD_BYTES].copy_from_slice(&summed(bytes));
         let _ = trailer::decode(&summed(page));
     }
+}
+
+#[test]
+fn a_record_that_lies_nowhere_is_not_sound() {
+    let decoded = |length: u32, start: u32, blocks: u32| {
+        let extents = Extents::from_slice(&[Extent { start, blocks }]).unwrap();
+        let record = ChunkRecord { length, extents, ..example() };
+        Entry::decode(&Entry::Put(record).encode()) == Some(Entry::Put(record))
+    };
+    assert!(decoded(100_000, u32::MAX - 25, 26), "up to the last block there can be");
+    assert!(!decoded(100_000, u32::MAX - 24, 26), "and not past it");
+    assert!(!decoded(0, 7, 1), "a chunk of nothing");
+    let (blocks, room) = (513, 528);
+    assert!(decoded(2 << 20, 7, blocks) && decoded(2 << 20, 7, room), "with its room, or without");
+    assert!(!decoded(2 << 20, 7, blocks - 1) && !decoded(2 << 20, 7, room + 1));
 }

@@ -12,7 +12,10 @@ use crate::key::ChunkKey;
 /// Length of an encoded record.
 pub const RECORD_BYTES: usize = 128;
 
-/// Chunks begin on borders of as many blocks, 64 KiB, where they are large. What lies beneath a file often works in units
+/// Blocks of the largest address space.
+const BLOCKS_MAX: u64 = 1 << 32;
+
+/// Chunks of 2 MiB and more begin on borders of as many blocks, 64 KiB, if all in their address space do so. What lies beneath a file often works in units
 /// that are larger than a block (drives of large capacity map 16 to 64 KiB at a time, the page cache behind a virtual
 /// drive likes to); chunks that share one cost a fifth of such a drive's speed (`docs/BENCHMARKS.md`).
 const GRAIN_BLOCKS_MAX: u64 = 16;
@@ -141,9 +144,11 @@ impl Entry {
                 let length = u32_at(bytes, 80);
                 let drive = bytes[2];
                 let room = ChunkRecord::blocks(length)..=ChunkRecord::room_blocks(length);
+                let lies_somewhere = |extent: &Extent| extent.blocks > 0 && extent.end() <= BLOCKS_MAX;
                 let whole = usize::from(drive) < DRIVES_MAX
+                    && length > 0
                     && room.contains(&extents.blocks())
-                    && extents.as_slice().iter().all(|extent| extent.blocks > 0);
+                    && extents.as_slice().iter().all(lies_somewhere);
                 whole.then(|| {
                     Self::Put(ChunkRecord {
                         key,

@@ -1,6 +1,6 @@
 //! How much staging memory there is, and how it is cut up.
 //!
-//! Promises: a slot holds a chunk, or an equal part of one where chunks are large; there are never more slots than
+//! Promises: a slot holds a chunk, or a part of one where chunks are large, and a trailer besides, which is not counted; there are never more slots than
 //! loads and stores may hold at once, however much memory they were allowed: what could not be used is not taken.
 //!
 //! Both bounds are for speed. A byte that the drive has just written, or is about to read, is found in the processor's

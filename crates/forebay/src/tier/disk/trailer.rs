@@ -18,10 +18,10 @@ pub const FORMAT_VERSION: u32 = 2;
 
 const RECORD_AT: usize = 16;
 const PAYLOAD_SUM_AT: usize = RECORD_AT + RECORD_BYTES;
-const HEADER_SUM_AT: usize = BLOCK_BYTES - 8;
+const PAGE_SUM_AT: usize = BLOCK_BYTES - 8;
 
 /// A hash of a chunk's payload, begun with all that the payload is bound to: the same bytes under another key,
-/// generation or length have another checksum.
+/// generation, length or place have another checksum.
 pub fn payload_hasher(record: &ChunkRecord) -> XxHash3_64 {
     XxHash3_64::with_seed(XxHash3_64::oneshot(&Entry::Put(*record).encode()))
 }
@@ -33,8 +33,8 @@ pub fn encode(record: &ChunkRecord, payload_sum: u64, page: &mut [u8]) {
     page[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
     page[RECORD_AT..PAYLOAD_SUM_AT].copy_from_slice(&Entry::Put(*record).encode());
     page[PAYLOAD_SUM_AT..PAYLOAD_SUM_AT + 8].copy_from_slice(&payload_sum.to_le_bytes());
-    let sum = XxHash3_64::oneshot(&page[..HEADER_SUM_AT]);
-    page[HEADER_SUM_AT..].copy_from_slice(&sum.to_le_bytes());
+    let sum = XxHash3_64::oneshot(&page[..PAGE_SUM_AT]);
+    page[PAGE_SUM_AT..].copy_from_slice(&sum.to_le_bytes());
 }
 
 /// The record and payload checksum in a trailer page; `None` when it is no sound one of this version.
@@ -42,7 +42,7 @@ pub fn decode(page: &[u8]) -> Option<(ChunkRecord, u64)> {
     if page.len() != BLOCK_BYTES
         || page[..8] != MAGIC
         || u32_at(page, 8) != FORMAT_VERSION
-        || XxHash3_64::oneshot(&page[..HEADER_SUM_AT]) != u64_at(page, HEADER_SUM_AT)
+        || XxHash3_64::oneshot(&page[..PAGE_SUM_AT]) != u64_at(page, PAGE_SUM_AT)
     {
         return None;
     }
