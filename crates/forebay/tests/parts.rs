@@ -5,6 +5,7 @@ mod support;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use forebay::catalog::ChunkRecord;
 use forebay::mover::{Observer, Sink, Source};
@@ -217,7 +218,11 @@ fn guarantee_9_a_load_that_is_given_up_in_the_middle_lets_go_of_its_memory_at_on
     assert_eq!(Arc::strong_count(&buffer), 1);
     faults.stall_reads(false);
     assert!(buffer.lock().iter().all(|&byte| byte == 0), "nothing is written to it any more");
-    assert_eq!(count_right(&cache, &keys, CHUNK), 1);
+    // A busy machine may take longer for it than this cache gives a load.
+    let deadline = Instant::now() + PATIENCE;
+    while count_right(&cache, &keys, CHUNK) != 1 {
+        assert!(Instant::now() < deadline, "it is still there");
+    }
     cache.close(PATIENCE);
     assert_nothing_leaked(&cache);
 }
