@@ -15,9 +15,10 @@ pub const RECORD_BYTES: usize = 128;
 /// Blocks of the largest address space.
 const BLOCKS_MAX: u64 = 1 << 32;
 
-/// Chunks of 2 MiB and more begin on borders of as many blocks, 64 KiB, if all in their address space do so. What lies beneath a file often works in units
-/// that are larger than a block (drives of large capacity map 16 to 64 KiB at a time, the page cache behind a virtual
-/// drive likes to); chunks that share one cost a fifth of such a drive's speed (`docs/BENCHMARKS.md`).
+/// Chunks of 2 MiB and more begin on borders of as many blocks, 64 KiB, if all in their address space do so. What lies
+/// beneath a file often works in units that are larger than a block (drives of large capacity map 16 to 64 KiB at a
+/// time, and so may what is behind a virtual drive); chunks that share one cost a fifth of such a drive's speed
+/// (`docs/BENCHMARKS.md`).
 const GRAIN_BLOCKS_MAX: u64 = 16;
 /// At most one in so many blocks is left empty for that.
 const FILLED_FOR_ONE_EMPTY: u64 = 32;

@@ -87,12 +87,10 @@ impl Storing {
                 None => payload.len(),
             };
             let pages = self.gather(payload, in_place.as_ref(), &mut lease, &mut hasher)?;
+            let payload = pages.map(|pages| Payload { pages, keep: Arc::clone(&self.kept) as _ });
             if is_last {
                 let page = &mut lease.bytes()[trailer_at..trailer_at + BLOCK_BYTES];
                 trailer::encode(&self.record, hasher.finish(), page);
-            }
-            let payload = pages.map(|pages| Payload { pages, keep: Arc::clone(&self.kept) as _ });
-            if is_last {
                 self.let_go_of_copied();
             }
             self.submit(&blocks, lease, payload);

@@ -1,8 +1,8 @@
 //! The arena: the memory under the staging buffer, mapped once and never grown.
 //!
 //! Promises: `slots` slots of equal length, each a payload area and the page of a trailer behind it, as a chunk lies on
-//! disk, and on such borders as chunks of that length have there ([`grain_blocks`]); all of it resident from the start, on huge pages where the system gives them (their share is
-//! reported): [`PageMemory`] sees to that. Never hands out memory by itself: [`super::Staging`] decides who may use
+//! disk, and on such borders as chunks of that length have there ([`grain_blocks`]); all of it resident from the start,
+//! on huge pages where the system gives them (their share is reported): [`PageMemory`] sees to that. Never hands out memory by itself: [`super::Staging`] decides who may use
 //! which slot, and `Arena::slot` trusts it.
 
 use std::ptr::NonNull;

@@ -1,7 +1,8 @@
 //! How much staging memory there is, and how it is cut up.
 //!
-//! Promises: a slot holds a chunk, or a part of one where chunks are large, and a trailer besides, which is not counted; there are never more slots than
-//! loads and stores may hold at once, however much memory they were allowed: what could not be used is not taken.
+//! Promises: a slot holds a chunk, or a part of one where chunks are large, and a trailer besides, which is not counted;
+//! there are never more slots than loads and stores may hold at once, however much memory they were allowed: what could
+//! not be used is not taken.
 //!
 //! Both bounds are for speed. A byte that the drive has just written, or is about to read, is found in the processor's
 //! cache if not too many others have passed since; then checking and copying it costs half as much, and the memory's
