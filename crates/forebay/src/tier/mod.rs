@@ -1,3 +1,4 @@
-//! Tiers: the places where chunks live. There is one so far, the local disk.
+//! Tiers: the places where chunks live: the local disk, and a remote store behind it.
 
 pub mod disk;
+pub mod remote;

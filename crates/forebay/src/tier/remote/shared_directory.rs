@@ -1,0 +1,396 @@
+//! Keeps a shared directory below a capacity: removes what was stored longest ago.
+//!
+//! Promises: only what has the shape of our names is touched (`namespace/key/part`, and what is left over of interrupted
+//! writes), no symbolic link is followed, and what vanishes meanwhile is no error, so several machines may do this at
+//! a time. A chunk goes as a whole, its last part first, so that one half removed is soon not found.
+//!
+//! Assumes: the clocks of those who write agree roughly, as far as the age of chunks is to be right.
+
+use std::collections::HashSet;
+use std::fs::{self, DirEntry, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::library::INCOMING;
+use crate::crew::{Crew, JOIN_PATIENCE};
+use crate::error::{Error, Result};
+
+/// A write that has not ended for so long was interrupted.
+const LEFT_OVER_AFTER: Duration = Duration::from_hours(1);
+
+/// What one trimming found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Bytes of objects before.
+    pub bytes_before: u64,
+    /// Bytes of objects afterwards; as far as others have not changed them.
+    pub bytes_after: u64,
+    /// Chunks removed.
+    pub chunks: u64,
+    /// Objects removed.
+    pub objects: u64,
+    /// Left-overs of interrupted writes removed.
+    pub left_over: u64,
+}
+
+struct Chunk {
+    directory: PathBuf,
+    /// When its newest part was stored.
+    stored: SystemTime,
+    /// Its parts by number.
+    parts: Vec<(u64, u64)>,
+}
+
+impl Chunk {
+    fn bytes(&self) -> u64 {
+        self.parts.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// Removes the oldest chunks of `root` until no more than `capacity_bytes` are left.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) when `root` cannot be read, or a chunk cannot be removed for another
+/// reason than that it is gone.
+pub fn trim(root: &Path, capacity_bytes: u64) -> Result<Trimmed> {
+    let mut chunks = Vec::new();
+    let namespaces =
+        entries(root).map_err(|error| Error::io(format!("reading {}", root.display()), error))?;
+    for namespace in namespaces.into_iter().filter(|entry| is_directory(entry) && is_hex(entry, 16)) {
+        for key in
+            quietly(entries(&namespace.path())).filter(|entry| is_directory(entry) && is_hex(entry, 64))
+        {
+            chunks.extend(chunk(key.path()));
+        }
+    }
+    let bytes_before = chunks.iter().map(Chunk::bytes).sum();
+    let mut trimmed = Trimmed { bytes_before, bytes_after: bytes_before, ..Trimmed::default() };
+    chunks.sort_by(|one, other| (one.stored, &one.directory).cmp(&(other.stored, &other.directory)));
+    for chunk in chunks {
+        if trimmed.bytes_after <= capacity_bytes {
+            break;
+        }
+        trimmed.objects += remove(&chunk)?;
+        trimmed.bytes_after -= chunk.bytes();
+        trimmed.chunks += 1;
+    }
+    trimmed.left_over = remove_left_over(root);
+    Ok(trimmed)
+}
+
+fn entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
+    // What fails in the middle has vanished or will fail again: the next trimming sees it.
+    Ok(fs::read_dir(directory)?.filter_map(io::Result::ok).collect())
+}
+
+fn quietly(entries: io::Result<Vec<DirEntry>>) -> impl Iterator<Item = DirEntry> {
+    entries.unwrap_or_default().into_iter()
+}
+
+fn is_directory(entry: &DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
+}
+
+fn is_hex(entry: &DirEntry, len: usize) -> bool {
+    let name = entry.file_name();
+    name.len() == len && name.as_encoded_bytes().iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// What an entry is, itself and not what it points to.
+fn file(entry: &DirEntry) -> Option<Metadata> {
+    entry.metadata().ok().filter(Metadata::is_file)
+}
+
+fn part_number(entry: &DirEntry) -> Option<u64> {
+    let name = entry.file_name();
+    let name = name.to_str()?;
+    let number: u64 = name.parse().ok()?;
+    (number.to_string() == name).then_some(number)
+}
+
+fn chunk(directory: PathBuf) -> Option<Chunk> {
+    let mut chunk = Chunk { stored: SystemTime::UNIX_EPOCH, directory, parts: Vec::new() };
+    for entry in quietly(entries(&chunk.directory)) {
+        if let (Some(number), Some(about)) = (part_number(&entry), file(&entry)) {
+            chunk.parts.push((number, about.len()));
+            chunk.stored = chunk.stored.max(about.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+        }
+    }
+    chunk.parts.sort_unstable();
+    (!chunk.parts.is_empty()).then_some(chunk)
+}
+
+fn remove(chunk: &Chunk) -> Result<u64> {
+    let mut removed = 0;
+    for (number, _) in chunk.parts.iter().rev() {
+        let path = chunk.directory.join(number.to_string());
+        match fs::remove_file(&path) {
+            Ok(()) => removed += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(format!("removing {}", path.display()), error)),
+        }
+    }
+    // Not empty if somebody stores it anew at this moment, and then it stays.
+    let _ = fs::remove_dir(&chunk.directory);
+    Ok(removed)
+}
+
+/// Files of writes that were interrupted long ago, wherever below they lie; their directories stay.
+fn remove_left_over(root: &Path) -> u64 {
+    let mut removed = 0;
+    let mut seen = HashSet::new();
+    let mut directories = vec![root.join(INCOMING)];
+    if fs::symlink_metadata(&directories[0]).is_ok_and(|about| !about.is_dir()) {
+        return 0;
+    }
+    while let Some(directory) = directories.pop() {
+        if !seen.insert(directory.clone()) {
+            continue;
+        }
+        for entry in quietly(entries(&directory)) {
+            if is_directory(&entry) {
+                directories.push(entry.path());
+            } else if let Some(about) = file(&entry) {
+                let age = about.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+                if age >= LEFT_OVER_AFTER && fs::remove_file(entry.path()).is_ok() {
+                    removed += 1;
+                }
+            }
+        }
+    }
+    removed
+}
+
+/// A thread that trims a directory every so often.
+pub struct Trimmer {
+    crew: Crew,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    closed: bool,
+    rounds: u64,
+    last: Option<Trimmed>,
+}
+
+impl Trimmer {
+    /// Trims `root` to `capacity_bytes` now and after each `period`, on a thread of its own.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(root: PathBuf, capacity_bytes: u64, period: Duration) -> Result<Self> {
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let crew = Crew::default();
+        let keeping = Arc::clone(&shared);
+        crew.spawn("forebay-trim".to_owned(), move || keep(&keeping, &root, capacity_bytes, period))?;
+        Ok(Self { crew, shared })
+    }
+
+    /// How often it has trimmed, and what it found last, if that succeeded.
+    pub fn last(&self) -> (u64, Option<Trimmed>) {
+        let state = self.shared.state.lock();
+        (state.rounds, state.last)
+    }
+
+    /// Waits until it has trimmed `rounds` times, at most until `deadline`; says whether it has.
+    pub fn wait(&self, rounds: u64, deadline: Instant) -> bool {
+        let mut state = self.shared.state.lock();
+        while state.rounds < rounds {
+            if self.shared.changed.wait_until(&mut state, deadline).timed_out() {
+                return state.rounds >= rounds;
+            }
+        }
+        true
+    }
+
+    /// Ends the thread, and waits for that at most until `deadline`.
+    pub fn shutdown(&self, deadline: Instant) {
+        self.shared.state.lock().closed = true;
+        self.shared.changed.notify_all();
+        self.crew.join(deadline);
+    }
+}
+
+impl Drop for Trimmer {
+    fn drop(&mut self) {
+        self.shutdown(Instant::now() + JOIN_PATIENCE);
+    }
+}
+
+fn keep(shared: &Shared, root: &Path, capacity_bytes: u64, period: Duration) {
+    let mut state = shared.state.lock();
+    while !state.closed {
+        let trimmed = parking_lot::MutexGuard::unlocked(&mut state, || trim(root, capacity_bytes));
+        if let Err(error) = &trimmed {
+            tracing::warn!(%error, "trimming the shared directory");
+        }
+        state.rounds += 1;
+        state.last = trimmed.ok();
+        shared.changed.notify_all();
+        let next = Instant::now() + period;
+        while !state.closed && !shared.changed.wait_until(&mut state, next).timed_out() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const NAMESPACE: &str = "0123456789abcdef";
+
+    fn key(number: u64) -> String {
+        format!("{number:064x}")
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
+    }
+
+    fn object(path: &Path, bytes: u64, modified: SystemTime) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let file = File::create(path).unwrap();
+        file.set_len(bytes).unwrap();
+        file.set_modified(modified).unwrap();
+    }
+
+    /// `count` chunks of two parts of 50 bytes; the higher the number, the newer.
+    fn directory(count: u64) -> TempDir {
+        let root = TempDir::new().unwrap();
+        for number in 0..count {
+            for part in 0..2 {
+                object(&root.path().join(NAMESPACE).join(key(number)).join(part.to_string()), 50, at(number));
+            }
+        }
+        root
+    }
+
+    fn left(root: &TempDir) -> Vec<u64> {
+        let mut left: Vec<u64> = entries(&root.path().join(NAMESPACE))
+            .unwrap()
+            .iter()
+            .map(|entry| u64::from_str_radix(entry.file_name().to_str().unwrap(), 16).unwrap())
+            .collect();
+        left.sort_unstable();
+        left
+    }
+
+    #[test]
+    fn the_oldest_go_until_the_rest_fits() {
+        let root = directory(10);
+        let nothing = Trimmed { bytes_before: 1000, bytes_after: 1000, ..Trimmed::default() };
+        assert_eq!(trim(root.path(), 1000).unwrap(), nothing);
+        let done = trim(root.path(), 650).unwrap();
+        assert_eq!(
+            done,
+            Trimmed { bytes_before: 1000, bytes_after: 600, chunks: 4, objects: 8, left_over: 0 }
+        );
+        assert_eq!(left(&root), [4, 5, 6, 7, 8, 9]);
+        assert_eq!(trim(root.path(), 0).unwrap().bytes_after, 0);
+        assert!(left(&root).is_empty());
+    }
+
+    #[test]
+    fn a_chunk_is_as_new_as_its_newest_part() {
+        let root = directory(3);
+        object(&root.path().join(NAMESPACE).join(key(0)).join("1"), 50, at(99));
+        trim(root.path(), 100).unwrap();
+        assert_eq!(left(&root), [0]);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_touched_and_no_link_is_followed() {
+        let root = directory(2);
+        let elsewhere = directory(2);
+        let namespace = root.path().join(NAMESPACE);
+        let others = [
+            root.path().join("README"),
+            root.path().join("0123456789ABCDEF").join(key(7)).join("0"),
+            root.path().join("other").join(key(7)).join("0"),
+            namespace.join("short").join("0"),
+            namespace.join(key(0)).join("notes"),
+            namespace.join(key(0)).join("00"),
+            namespace.join(key(0)).join("-1"),
+        ];
+        for path in &others {
+            object(path, 10, at(0));
+        }
+        symlink(elsewhere.path().join(NAMESPACE), root.path().join("f".repeat(16))).unwrap();
+        symlink(elsewhere.path().join(NAMESPACE).join(key(0)), namespace.join(key(8))).unwrap();
+        symlink(elsewhere.path().join(NAMESPACE).join(key(0)).join("0"), namespace.join(key(1)).join("7"))
+            .unwrap();
+        let done = trim(root.path(), 0).unwrap();
+        assert_eq!((done.bytes_before, done.bytes_after, done.chunks, done.objects), (200, 0, 2, 4));
+        for path in &others {
+            assert!(path.exists(), "{}", path.display());
+        }
+        assert_eq!(trim(elsewhere.path(), u64::MAX).unwrap().bytes_before, 200);
+    }
+
+    #[test]
+    fn left_overs_of_writes_go_when_they_are_old() {
+        let root = directory(1);
+        let incoming = root.path().join(INCOMING);
+        object(&incoming.join("old"), 10, at(0));
+        object(&incoming.join("deeper").join("old"), 10, at(0));
+        object(&incoming.join("new"), 10, SystemTime::now());
+        assert_eq!(trim(root.path(), u64::MAX).unwrap().left_over, 2);
+        assert!(incoming.join("new").exists() && !incoming.join("old").exists());
+    }
+
+    #[test]
+    fn several_may_trim_and_store_at_a_time() {
+        let root = directory(200);
+        std::thread::scope(|scope| {
+            let trimmers: Vec<_> = (0..4).map(|_| scope.spawn(|| trim(root.path(), 2000))).collect();
+            for number in 0..200 {
+                object(&root.path().join(NAMESPACE).join(key(1000 + number)).join("0"), 1, at(5000));
+            }
+            for trimmer in trimmers {
+                trimmer.join().unwrap().unwrap();
+            }
+        });
+        let done = trim(root.path(), 2200).unwrap();
+        assert!(done.bytes_after <= 2200);
+        assert!(left(&root).contains(&1199), "the newest stay");
+    }
+
+    #[test]
+    fn a_root_that_is_not_there_is_an_error_with_its_name() {
+        let error = trim(Path::new("/there/is/no/such/directory"), 0).unwrap_err();
+        assert!(error.to_string().contains("/there/is/no/such/directory"));
+    }
+
+    #[test]
+    fn the_trimmer_trims_every_so_often_and_ends_when_told() {
+        let patience = Duration::from_mins(1);
+        let root = directory(10);
+        let trimmer = Trimmer::start(root.path().to_owned(), 500, Duration::from_millis(1)).unwrap();
+        assert!(trimmer.wait(3, Instant::now() + patience));
+        assert_eq!(left(&root).len(), 5);
+        trimmer.shutdown(Instant::now() + patience);
+        let (rounds, last) = trimmer.last();
+        assert_eq!(last.map(|done| done.bytes_after), Some(500));
+        assert_eq!(trimmer.last().0, rounds);
+
+        let trimmer = Trimmer::start(root.path().to_owned(), 500, Duration::from_hours(1)).unwrap();
+        assert!(trimmer.wait(1, Instant::now() + patience));
+        let began = Instant::now();
+        drop(trimmer);
+        assert!(began.elapsed() < Duration::from_mins(1), "it does not wait for its period to end");
+    }
+}
