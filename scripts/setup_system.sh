@@ -7,6 +7,7 @@ command -v cc >/dev/null || missing+=(build-essential)
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     missing+=(python3 python3-venv)
 fi
+command -v redis-server >/dev/null || missing+=(redis-server)
 if ((${#missing[@]})); then
     if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
         echo "setup_system: installing ${missing[*]}"
