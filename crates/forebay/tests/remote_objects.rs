@@ -20,7 +20,7 @@ use forebay::tier::remote::wrappers::chaos::{Chaos, ChaosOdds};
 use forebay::tier::remote::wrappers::delay::Delay;
 use forebay::tier::remote::wrappers::fake::Fake;
 use forebay::tier::remote::wrappers::throttle::Throttle;
-use servers::{ACCESS_KEY, SECRET_KEY, ServerProcess, noisy_server};
+use servers::{ACCESS_KEY, Certificate, SECRET_KEY, ServerProcess, noisy_server};
 use tempfile::TempDir;
 
 /// No wait in a test is longer; what takes longer hangs.
@@ -348,6 +348,55 @@ fn wrong_credentials_are_refused_by_s3() {
         let objects = Arc::clone(client.objects());
         let put = run(&client, async move { objects.put(&name(0, 0), Bytes::from_static(b"1")).await });
         assert!(matches!(&put, Err(Fault::Refused(why)) if !why.contains("wrong")), "{put:?}");
+    }
+}
+
+const CERTIFICATE: &str = "FOREBAY_TEST_CERTIFICATE";
+
+/// With a certificate that is trusted and one that is not.
+#[test]
+fn redis_over_tls() {
+    let certificate = Certificate::new();
+    let port = servers::free_port().to_string();
+    let (file, key) = (certificate.certificate(), certificate.key());
+    let options = ["--tls-port", &port, "--tls-cert-file", &file, "--tls-key-file", &key];
+    let more = ["--tls-auth-clients", "no", "--requirepass", "right"];
+    if std::env::var_os(CERTIFICATE).is_none() {
+        let _server = ServerProcess::redis(&[&options[..], &more].concat());
+        let url = format!("rediss://:right@localhost:{port}");
+        inside("redis_over_tls", &[(CERTIFICATE, &url), ("SSL_CERT_FILE", &file)]);
+        let end = has(&open(&url));
+        assert!(matches!(end, Err(Fault::Unavailable(_))), "nobody vouches for it here: {end:?}");
+    } else {
+        let client = open(&std::env::var(CERTIFICATE).expect("a URL"));
+        run(&client, suite(Arc::clone(client.objects()), 0));
+    }
+}
+
+#[test]
+fn https() {
+    if let Ok(url) = std::env::var(CERTIFICATE) {
+        let client = open(&url);
+        let objects = Arc::clone(client.objects());
+        let end = run(&client, async move { read(&*objects, &name(0, 0), 5).await });
+        assert_eq!(end, Ok(Bytes::from_static(b"bytes")));
+    } else {
+        let certificate = Certificate::new();
+        let server = ServerProcess::https(&certificate, &name(0, 0), "bytes");
+        let url = format!("s3://bucket?endpoint=https://localhost:{}", server.port());
+        let environment =
+            [RIGHT[0], RIGHT[1], (CERTIFICATE, &url), ("SSL_CERT_FILE", &certificate.certificate())];
+        inside("https", &environment);
+        inside("https_that_nobody_vouches_for", &environment[..3]);
+    }
+}
+
+/// Run by [`https`], which has the server.
+#[test]
+fn https_that_nobody_vouches_for() {
+    if let Ok(url) = std::env::var(CERTIFICATE) {
+        let end = has(&open(&url));
+        assert!(matches!(end, Err(Fault::Unavailable(_))), "{end:?}");
     }
 }
 

@@ -72,6 +72,24 @@ impl ServerProcess {
         Self::start(directory, Box::new(make), "the S3 server is ready")
     }
 
+    /// A web server that speaks TLS and has one object in a bucket: `name`, with these bytes.
+    pub fn https(certificate: &Certificate, name: &str, bytes: &str) -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let path = directory.path().join(BUCKET).join(name);
+        std::fs::create_dir_all(path.parent().expect("a bucket")).expect("it can be made");
+        let answer = format!("HTTP/1.0 200 OK\r\ncontent-length: {}\r\n\r\n{bytes}", bytes.len());
+        std::fs::write(path, answer).expect("it can be written");
+        let (certificate, key) = (certificate.certificate(), certificate.key());
+        let path = directory.path().to_owned();
+        let make = move |port: u16| {
+            let mut command = Command::new("openssl");
+            command.args(["s_server", "-HTTP", "-accept", &port.to_string()]);
+            command.args(["-cert", &certificate, "-key", &key]).current_dir(&path);
+            command
+        };
+        Self::start(directory, Box::new(make), "ACCEPT")
+    }
+
     fn start(directory: TempDir, make: Box<dyn Fn(u16) -> Command + Send>, ready: &'static str) -> Self {
         let mut server = Self { make, ready, port: 0, child: None, directory };
         for _ in 0..10 {
@@ -93,7 +111,8 @@ impl ServerProcess {
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                panic!("{} is not there: apt-get install redis-server", command.get_program().display())
+                let program = command.get_program().display();
+                panic!("{program} is not there: apt-get install redis-server openssl")
             }
             Err(error) => panic!("{command:?}: {error}"),
         };
@@ -177,6 +196,35 @@ impl Drop for ServerProcess {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// A certificate for `localhost` that vouches for itself, and its key.
+pub struct Certificate {
+    directory: TempDir,
+}
+
+impl Certificate {
+    pub fn new() -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-days", "2"])
+            .args(["-keyout", "key.pem", "-out", "certificate.pem"])
+            .current_dir(directory.path())
+            .output()
+            .expect("openssl is there: apt-get install openssl");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self { directory }
+    }
+
+    pub fn certificate(&self) -> String {
+        self.directory.path().join("certificate.pem").display().to_string()
+    }
+
+    pub fn key(&self) -> String {
+        self.directory.path().join("key.pem").display().to_string()
     }
 }
 
