@@ -8,8 +8,8 @@ use std::time::Duration;
 use forebay::ErrorKind;
 use forebay::Result;
 use forebay::config::{
-    CachePolicy, Config, DirectIo, DiskSync, IoEngineChoice, KEYS, Origin, PEER_KEYS, Resolved, Value,
-    Verdict, explain,
+    CachePolicy, Config, DirectIo, DiskSync, IoEngineChoice, KEYS, OnBusy, Origin, PEER_KEYS, Resolved,
+    StoreTo, Value, Verdict, explain,
 };
 use proptest::prelude::*;
 
@@ -94,6 +94,15 @@ fn defaults_are_those_of_the_table() {
         local_disk: vec!["/kv".into()],
         max_local_disk_bytes: 100 * GIB,
         remote_url: None,
+        max_remote_bytes: None,
+        remote_timeout: Duration::from_secs(5),
+        remote_max_requests: 32,
+        remote_retries: 2,
+        remote_remember: Duration::from_secs(30),
+        store_to: StoreTo { memory: false, disk: true, remote: false },
+        store_after: 1,
+        on_busy: OnBusy::Wait,
+        lookup_wait: Duration::from_secs(1),
         cache_policy: CachePolicy::Lru,
         disk_sync: DiskSync::None,
         disk_min_free_bytes: GIB,
@@ -122,7 +131,16 @@ fn every_key_can_be_set_from_every_source() {
         ("max_local_cpu_size", "0.25"),
         ("local_disk", "/nvme/kv"),
         ("max_local_disk_size", "2.5"),
-        ("remote_url", "redis://host:6379"),
+        ("remote_url", "file:///mnt/kv"),
+        ("max_remote_size", "1000"),
+        ("remote_timeout_s", "2.5"),
+        ("remote_max_requests", "64"),
+        ("remote_retries", "0"),
+        ("remote_remember_s", "60"),
+        ("store_to", "disk, remote"),
+        ("store_after", "2"),
+        ("on_busy", "drop"),
+        ("lookup_wait_s", "0.25"),
         ("cache_policy", "LRU"),
         ("disk_sync", "2.5"),
         ("disk_min_free_size", "0.5"),
@@ -150,6 +168,16 @@ fn every_key_can_be_set_from_every_source() {
     assert_eq!(file.config, arguments.config);
     assert_eq!(file.config.disk_sync, DiskSync::Interval(Duration::from_millis(2500)));
     assert_eq!(file.config.max_local_cpu_bytes, GIB / 4);
+    assert_eq!(file.config.remote_url.as_deref(), Some("file:///mnt/kv"));
+    assert_eq!(file.config.max_remote_bytes, Some(1000 * GIB));
+    assert_eq!(file.config.remote_timeout, Duration::from_millis(2500));
+    assert_eq!(file.config.remote_max_requests, 64);
+    assert_eq!(file.config.remote_retries, 0);
+    assert_eq!(file.config.remote_remember, Duration::from_mins(1));
+    assert_eq!(file.config.store_to, StoreTo { memory: false, disk: true, remote: true });
+    assert_eq!(file.config.store_after, 2);
+    assert_eq!(file.config.on_busy, OnBusy::Drop);
+    assert_eq!(file.config.lookup_wait, Duration::from_millis(250));
     assert_eq!(file.config.salt, "tenant");
     for key in KEYS {
         assert!(matches!(file.origins[key.name], Origin::File(_)), "{}", key.name);
@@ -318,6 +346,21 @@ fn wrong_values_are_refused_with_key_value_origin_and_remedy() {
         ("local_disk: /a,file:///a/", ["`local_disk` is \"/a,file:///a/\"", "file ", "/a/ is named twice"]),
         ("remote_url: localhost", ["`remote_url` is \"localhost\"", "file ", "scheme://"]),
         ("cache_salt: 7", ["`cache_salt` is given", "file ", "in quotes"]),
+        ("max_remote_size: 1048577", ["`max_remote_size` is 1048577", "file ", "at most 1048576"]),
+        ("remote_timeout_s: 0", ["`remote_timeout_s` is 0", "file ", "above 0, at most 3600"]),
+        ("remote_max_requests: 0", ["`remote_max_requests` is 0", "file ", "requests from 1 to 1024"]),
+        ("remote_max_requests: 1025", ["`remote_max_requests` is 1025", "file ", "from 1 to 1024"]),
+        ("remote_retries: -1", ["`remote_retries` is -1", "file ", "from 0 to 10"]),
+        ("remote_retries: 11", ["`remote_retries` is 11", "file ", "from 0 to 10"]),
+        ("remote_remember_s: 0", ["`remote_remember_s` is 0", "file ", "above 0, at most 3600"]),
+        ("store_after: 0", ["`store_after` is 0", "file ", "from 1 to 1000"]),
+        ("store_after: 1001", ["`store_after` is 1001", "file ", "from 1 to 1000"]),
+        ("on_busy: block", ["`on_busy` is \"block\"", "file ", "expected wait or drop"]),
+        ("on_busy: true", ["`on_busy` is true", "file ", "Set on_busy to wait or drop"]),
+        ("lookup_wait_s: -0.1", ["`lookup_wait_s` is -0.1", "file ", "seconds from 0 to 60"]),
+        ("lookup_wait_s: 60.5", ["`lookup_wait_s` is 60.5", "file ", "seconds from 0 to 60"]),
+        ("lookup_wait_s: .nan", ["`lookup_wait_s` is NaN", "file ", "seconds from 0 to 60"]),
+        ("lookup_wait_s: soon", ["`lookup_wait_s` is \"soon\"", "file ", "Set lookup_wait_s to"]),
     ] {
         refused(with(line), &parts);
     }
@@ -348,6 +391,10 @@ fn values_are_read_as_people_write_them() {
     }
     assert_eq!(accepted(with("disk_sync: always")).config.disk_sync, DiskSync::Always);
     assert_eq!(accepted(with("disk_min_free_size: 0")).config.disk_min_free_bytes, 0);
+    assert_eq!(accepted(with("lookup_wait_s: 0")).config.lookup_wait, Duration::ZERO);
+    assert_eq!(accepted(with("lookup_wait_s: 60")).config.lookup_wait, Duration::from_mins(1));
+    assert_eq!(accepted(with("remote_retries: 0")).config.remote_retries, 0);
+    assert_eq!(accepted(with("on_busy: ' WAIT'")).config.on_busy, OnBusy::Wait);
     assert_eq!(accepted(with("cache_policy: lru")).config.cache_policy, CachePolicy::Lru);
     assert_eq!(accepted(with("max_local_disk_size: 16384")).config.max_local_disk_bytes, 1 << 44);
     for (written, path) in
@@ -394,11 +441,19 @@ fn several_directories_are_a_list_or_a_text_of_whole_paths() {
 
 #[test]
 fn a_tier_is_needed_and_the_disk_tier_needs_a_bound() {
-    refused(from_file(""), &["`local_disk`", "`remote_url`", "Set local_disk to", "max_local_disk_size"]);
-    refused(
-        from_file("remote_url: redis://host:6379"),
-        &["`remote_url` is set (file ", "no remote tier yet", "local_disk"],
-    );
+    for (text, why) in [("", "memory alone"), ("local_cpu: false", "no tier to keep chunks in")] {
+        refused(
+            from_file(text),
+            &[
+                "`local_disk`",
+                "`remote_url`",
+                why,
+                "Set local_disk to",
+                "max_local_disk_size",
+                "remote_url to",
+            ],
+        );
+    }
     refused(
         from_file("local_disk: /kv"),
         &["`max_local_disk_size`", "Set max_local_disk_size to the disk space in GiB"],
@@ -408,20 +463,155 @@ fn a_tier_is_needed_and_the_disk_tier_needs_a_bound() {
         &["`max_local_disk_size` is 0", "Set max_local_disk_size"],
     );
     let both = accepted(with("remote_url: s3://bucket/prefix"));
-    warns(&both, &["`remote_url`", "no remote tier yet"]);
     assert_eq!(both.config.remote_url.as_deref(), Some("s3://bucket/prefix"));
+    assert_eq!(both.config.local_disk, [Path::new("/kv")]);
+    assert!(both.warnings.is_empty(), "{:?}", both.warnings);
+
+    for size in ["", "max_local_disk_size: 0", "max_local_disk_size: 0.0"] {
+        let remote = accepted(from_file(&format!("remote_url: redis://host:6379\n{size}")));
+        assert!(remote.config.local_disk.is_empty() && remote.config.local_cpu);
+        assert_eq!(remote.config.max_local_disk_bytes, 0);
+        assert_eq!(remote.config.value("max_local_disk_size"), Some(Value::Null));
+        assert!(remote.warnings.is_empty(), "{:?}", remote.warnings);
+    }
+    let useless = accepted(from_file("remote_url: redis://host:6379\nmax_local_disk_size: 5"));
+    assert_eq!(useless.config.max_local_disk_bytes, 0);
+    warns(&useless, &["`max_local_disk_size` (file ", "no effect"]);
+    refused(from_file("remote_url: redis://h\nmax_local_disk_size: -1"), &["`max_local_disk_size` is -1"]);
+}
+
+#[test]
+fn a_remote_store_is_one_that_is_spoken() {
+    for (written, read) in [
+        ("s3://bucket", "s3://bucket"),
+        ("redis://host:6379/1", "redis://host:6379/1"),
+        ("RediSS://User:Pw@Host", "rediss://User:Pw@Host"),
+        ("valkey://host", "valkey://host"),
+        ("valkeys://host", "valkeys://host"),
+    ] {
+        let resolved = accepted(with(&format!("remote_url: {written}")));
+        assert_eq!(resolved.config.remote_url.as_deref(), Some(read));
+    }
+    let all = "s3, redis, rediss, valkey, valkeys or file";
+    for (url, why) in [
+        ("redos://host", "did you mean redis://?"),
+        ("zzzzzzzz://host", "no such store; Forebay speaks"),
+        ("lm://host:65432", "lm:// is spoken by LMCache and not by Forebay"),
+        ("mooncakestore://host:50051/", "mooncakestore:// is spoken by LMCache"),
+        ("redis-sentinel://a:1,b:2", "name the server itself as redis://"),
+        ("fs://host:0/mnt/kv", "file:// and the path is the same store"),
+        ("unix:///run/redis.sock", "name the server as redis://"),
+    ] {
+        refused(
+            with(&format!("remote_url: {url}")),
+            &[&format!("`remote_url` is \"{url}\" (file "), why, all],
+        );
+    }
+    for (url, why) in [
+        ("file://host/kv", "an absolute path"),
+        ("file://kv", "an absolute path"),
+        ("file:////", "no directory of its own"),
+        ("s3:///prefix", "comes the bucket, and there is none"),
+        ("redis:///1", "comes the host, and there is none"),
+        ("'valkey://?x=y'", "comes the host, and there is none"),
+        ("file:///kv/", "local_disk names that directory too"),
+    ] {
+        refused(
+            with(&format!("remote_url: {url}\nmax_remote_size: 1")),
+            &["`remote_url` is ", why, "Set remote_url"],
+        );
+    }
+    let message = refused(with("remote_url: lm://user:hunter2@host"), &["lm://***@host"]);
+    assert!(!message.contains("hunter2"));
+}
+
+#[test]
+fn a_remote_directory_needs_a_bound_and_nothing_else_takes_one() {
+    refused(
+        with("remote_url: file:///mnt/kv"),
+        &["`max_remote_size` is not set", "Set max_remote_size to the space in GiB"],
+    );
+    refused(with("remote_url: file:///mnt/kv\nmax_remote_size: 0"), &["`max_remote_size` is 0", "above 0"]);
+    let bounded = accepted(with("remote_url: file:///mnt/kv\nmax_remote_size: 0.5"));
+    assert_eq!(bounded.config.max_remote_bytes, Some(GIB / 2));
+    assert!(bounded.warnings.is_empty(), "{:?}", bounded.warnings);
+
+    for (remote, why) in [("remote_url: s3://bucket\n", "bounds itself"), ("", "remote_url is not set")] {
+        let useless = accepted(with(&format!("{remote}max_remote_size: 1")));
+        assert_eq!(useless.config.max_remote_bytes, None);
+        assert_eq!(useless.config.value("max_remote_size"), Some(Value::Null));
+        warns(&useless, &["`max_remote_size` (file ", "has no effect", why]);
+        assert_eq!(useless.warnings.len(), 1);
+        refused(with(&format!("{remote}max_remote_size: -1")), &["`max_remote_size` is -1"]);
+    }
+}
+
+#[test]
+fn chunks_are_stored_to_configured_tiers_only() {
+    let three = "local_cpu: true\nremote_url: redis://host";
+    let tiers = |memory, disk, remote| StoreTo { memory, disk, remote };
+    for (written, expected) in [
+        ("all", tiers(true, true, true)),
+        (" ALL ", tiers(true, true, true)),
+        ("[all]", tiers(true, true, true)),
+        ("disk", tiers(false, true, false)),
+        ("[remote, memory]", tiers(true, false, true)),
+        ("memory,Disk , remote", tiers(true, true, true)),
+        ("disk,disk", tiers(false, true, false)),
+    ] {
+        let resolved = accepted(with(&format!(
+            "{three}\nstore_to: {}",
+            if written.starts_with('[') { written.to_owned() } else { format!("'{written}'") }
+        )));
+        assert_eq!(resolved.config.store_to, expected, "{written}");
+        let shown = resolved.config.value("store_to").unwrap();
+        let again = Config::from_values([
+            ("local_disk", "/kv".into()),
+            ("max_local_disk_size", 1.into()),
+            ("remote_url", "redis://host".into()),
+            ("store_to", shown),
+        ]);
+        assert_eq!(accepted(again).config.store_to, expected, "what is shown can be given");
+    }
+    assert_eq!(accepted(with("store_to: all")).config.store_to, tiers(false, true, false));
+    assert_eq!(accepted(with("store_to: disk")).config.value("store_to"), Some("disk".into()));
+    assert_eq!(accepted(with(three)).config.value("store_to").unwrap().to_string(), "memory, disk, remote");
+
+    refused(
+        with("store_to: memory"),
+        &["`store_to` is \"memory\" (file ", "local_cpu is false", "Set store_to"],
+    );
+    refused(with("store_to: [disk, remote]"), &["`store_to` is a list", "remote_url is not set"]);
+    refused(
+        from_file("remote_url: redis://host\nstore_to: disk"),
+        &["`store_to` is \"disk\"", "local_disk is not set"],
+    );
+    for (written, why) in [
+        ("[]", "no tier is named"),
+        ("''", "no tier is named"),
+        ("' , '", "no tier is named"),
+        ("'disk,'", "expected all, or one or several"),
+        ("[all, disk]", "all stands alone"),
+        ("dick", "did you mean disk?"),
+        ("[7]", "expected all, or one or several"),
+        ("7", "expected all, or one or several"),
+    ] {
+        refused(with(&format!("store_to: {written}")), &["`store_to` is ", "file ", why, "Set store_to to"]);
+    }
 }
 
 #[test]
 fn the_modes_follow_from_the_two_switches() {
     let unset = accepted(with("local_cpu: null"));
-    warns(&unset, &["`local_cpu` is true (default)", "runs as if it were false"]);
-    assert!(!unset.config.local_cpu);
-    assert!(matches!(unset.origins["local_cpu"], Origin::Implied(_)));
+    assert!(unset.config.local_cpu && unset.warnings.is_empty());
+    assert_eq!(unset.origins["local_cpu"], Origin::Default);
 
-    let asked = accepted(with("local_cpu: true"));
-    warns(&asked, &["`local_cpu` is true (file "]);
-    assert!(!asked.config.local_cpu);
+    let asked = accepted(with("local_cpu: true\nuse_only_staging_buffer: false"));
+    assert!(asked.config.local_cpu && asked.warnings.is_empty());
+    assert!(matches!(asked.origins["local_cpu"], Origin::File(_)));
+
+    let neither = accepted(with("local_cpu: false"));
+    assert!(!neither.config.local_cpu && !neither.config.use_only_staging_buffer);
 
     let implied = accepted(with("local_cpu: null\nuse_only_staging_buffer: true"));
     assert!(implied.config.use_only_staging_buffer && !implied.config.local_cpu);
@@ -459,6 +649,31 @@ fn a_staging_buffer_takes_what_it_can_use_and_names_the_smallest_size_that_works
     assert!(slots(5.0, u64::MAX).unwrap_err().to_string().contains("chunk_bytes smaller"));
     assert_eq!(slots(5.0, u64::MAX / 2).unwrap(), 6, "no chunk is too large for two slots");
     assert_eq!(slots(5.0, 0).unwrap_err().kind(), ErrorKind::Argument);
+}
+
+#[test]
+fn the_remote_tier_is_staged_for_as_one_more_drive() {
+    let slots = |lines: &str| accepted(from_file(lines)).config.staging_shape(2 << 20).unwrap().slots;
+    let (disk, remote) = ("local_disk: /kv\nmax_local_disk_size: 1\n", "remote_url: redis://host\n");
+    assert_eq!(slots(disk), 6);
+    assert_eq!(slots(remote), 6);
+    assert_eq!(slots(&format!("{disk}{remote}")), 12);
+}
+
+#[test]
+fn the_memory_tier_takes_what_staging_leaves() {
+    let bytes = |lines: &str| accepted(with(lines)).config.memory_tier_bytes(2 << 20);
+    let mib = |count: u64| count << 20;
+    assert_eq!(bytes("local_cpu: true"), 5 * GIB - mib(12));
+    assert_eq!(bytes("local_cpu: true\nremote_url: redis://host"), 5 * GIB - mib(24));
+    assert_eq!(bytes("local_cpu: false"), 0);
+    assert_eq!(bytes("local_cpu: null\nuse_only_staging_buffer: true"), 0);
+    assert_eq!(bytes("local_cpu: true\nmax_local_cpu_size: 0.013671875"), mib(2), "14 MiB: one chunk");
+    assert_eq!(bytes("local_cpu: true\nmax_local_cpu_size: 0.0126953125"), 0, "13 MiB: less than one chunk");
+    assert_eq!(bytes("local_cpu: true\nmax_local_cpu_size: 0.001"), 0, "not even staging");
+    let config = accepted(with("local_cpu: true")).config;
+    assert_eq!(config.memory_tier_bytes(0), 0);
+    assert_eq!(config.memory_tier_bytes(u64::MAX), 0);
 }
 
 #[test]
@@ -612,7 +827,7 @@ fn any_value() -> impl Strategy<Value = Value> {
         (-2i64..100).prop_map(Value::Int),
         (-1.0..100.0).prop_map(Value::Float),
         any::<String>().prop_map(Value::Text),
-        "(/[a-z,~]{0,5}|file://[a-z/]{0,5}|[a-z]{1,4}://[a-z:@/?#]{0,9}|none|always|auto|off|lru|1e-?[0-9]{1,3}|nan)"
+        "(/[a-z,~]{0,5}|file://[a-z/]{0,5}|[a-z]{1,4}://[a-z:@/?#]{0,9}|none|always|auto|off|lru|(s3|redis|file)://[a-z/]{1,5}|(all|disk|remote|memory)(,disk)?|wait|drop|1e-?[0-9]{1,3}|nan)"
             .prop_map(Value::Text),
     ];
     leaf.prop_recursive(3, 16, 4, |inner| {
@@ -635,12 +850,24 @@ fn holds_its_limits(resolved: &Resolved) {
     let config = &resolved.config;
     assert!((1..=1 << 20).contains(&config.chunk_size_tokens));
     assert!((8192..=8 << 40).contains(&config.max_local_cpu_bytes));
-    assert!((8192..=16 << 40).contains(&config.max_local_disk_bytes));
+    let disks = config.local_disk.len();
+    assert!(disks <= 16 && (disks > 0 || config.remote_url.is_some()));
+    assert!((8192..=16 << 40).contains(&config.max_local_disk_bytes) == (disks > 0));
+    assert!(disks > 0 || config.max_local_disk_bytes == 0);
+    let is_file = config.remote_url.as_ref().is_some_and(|url| url.starts_with("file:///"));
+    assert_eq!(config.max_remote_bytes.is_some(), is_file);
+    assert!((1..=1024).contains(&config.remote_max_requests) && config.remote_retries <= 10);
+    assert!((1..=1000).contains(&config.store_after) && config.lookup_wait <= Duration::from_mins(1));
+    let StoreTo { memory, disk, remote } = config.store_to;
+    assert!(memory || disk || remote);
+    assert!(
+        (!memory || config.local_cpu) && (!disk || disks > 0) && (!remote || config.remote_url.is_some())
+    );
     assert!(config.disk_min_free_bytes <= 16 << 40);
     assert!((2..=64).contains(&config.disk_io_threads));
     assert!((1..=1 << 24).contains(&config.max_queued_chunks));
-    assert!(!config.local_cpu && (1..=16).contains(&config.local_disk.len()));
-    for wait in [config.load_timeout, config.store_timeout] {
+    assert!(!(config.local_cpu && config.use_only_staging_buffer));
+    for wait in [config.load_timeout, config.store_timeout, config.remote_timeout, config.remote_remember] {
         assert!((Duration::from_millis(1)..=Duration::from_hours(1)).contains(&wait));
     }
     assert!(
@@ -658,6 +885,7 @@ proptest! {
             Ok(resolved) => {
                 holds_its_limits(&resolved);
                 let _ = resolved.config.staging_shape(chunk_bytes);
+                prop_assert!(resolved.config.memory_tier_bytes(chunk_bytes) <= resolved.config.max_local_cpu_bytes);
                 let _ = format!("{resolved:?}");
             }
             Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Config),

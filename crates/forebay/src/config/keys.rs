@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::schemes;
 use crate::catalog::DRIVES_MAX;
 
 /// Bytes of a GiB, the unit of every size in the configuration.
@@ -15,6 +16,9 @@ pub(super) const DISK_BYTES_MAX: u64 = 16 << 40;
 
 /// Most CPU memory of one cache. Keeps the number of slots (4 KiB and more each) within 32 bits.
 const CPU_BYTES_MAX: u64 = 8 << 40;
+
+/// Most space of a remote tier that we bound ourselves: a PiB.
+const REMOTE_BYTES_MAX: u64 = 1 << 50;
 
 /// Least of a size that holds chunks: two slots of one page.
 const SIZE_BYTES_MIN: u64 = 8 << 10;
@@ -65,10 +69,19 @@ pub enum Kind {
         /// The most, in seconds.
         max: u32,
     },
+    /// A time that may be none, written as a number of seconds from zero to `max`.
+    SecondsOrZero {
+        /// The most, in seconds.
+        max: u32,
+    },
     /// One or several directories.
     Directories,
-    /// A URL; it may hold credentials, so it is never shown whole.
+    /// The URL of a store that we speak; it may hold credentials, so it is never shown whole.
     Url,
+    /// Tiers.
+    Tiers,
+    /// What is done when a tier is busy.
+    Busy,
     /// Text of at most `max_bytes` that is never shown.
     Secret {
         /// The longest, in bytes.
@@ -100,10 +113,13 @@ impl fmt::Display for Kind {
                 write!(f, "a number of GiB above 0, at most {}", max_bytes / GIB)
             }
             Self::Seconds { max } => write!(f, "a number of seconds above 0, at most {max}"),
+            Self::SecondsOrZero { max } => write!(f, "a number of seconds from 0 to {max}"),
             Self::Directories => {
                 write!(f, "a path, plain or as file:///path, or a list of up to {DRIVES_MAX}")
             }
-            Self::Url => f.write_str("a URL: scheme://…"),
+            Self::Url => write!(f, "a URL, scheme://…, of {}", schemes::SPOKEN_TEXT),
+            Self::Tiers => f.write_str("all, or one or several of memory, disk and remote"),
+            Self::Busy => f.write_str("wait or drop"),
             Self::Secret { max_bytes } => write!(f, "text of at most {max_bytes} bytes"),
             Self::Policy => f.write_str("LRU"),
             Self::Sync { max } => {
@@ -129,8 +145,8 @@ pub const KEYS: &[Key] = &[
         name: "local_cpu",
         kind: Kind::Switch,
         default: Some("true"),
-        meaning: "A hot cache in CPU memory in front of the disk. This version has none yet and runs as if it were false.",
-        remedy: "Set local_cpu to false: CPU memory then stages chunks and keeps none",
+        meaning: "A memory tier in front of the others: it keeps chunks in what max_local_cpu_size leaves beside the staging buffer. Where that is less than one chunk there is none.",
+        remedy: "Set local_cpu to true or false; with false CPU memory stages chunks and keeps none",
         shared: true,
     },
     Key {
@@ -145,7 +161,7 @@ pub const KEYS: &[Key] = &[
         name: "max_local_cpu_size",
         kind: Kind::Size { min_bytes: SIZE_BYTES_MIN, max_bytes: CPU_BYTES_MAX },
         default: Some("5.0"),
-        meaning: "The bound on CPU memory. What is used of it is allocated at start, none after: a staging buffer takes some 12 MiB a drive, and works with 6.",
+        meaning: "The bound on CPU memory. What is used of it is allocated at start, none after: a staging buffer takes some 12 MiB for each drive and the remote tier, and works with 6; a memory tier takes the rest.",
         remedy: "Set max_local_cpu_size to the CPU memory in GiB that the cache may use, for example 0.25",
         shared: true,
     },
@@ -169,9 +185,81 @@ pub const KEYS: &[Key] = &[
         name: "remote_url",
         kind: Kind::Url,
         default: None,
-        meaning: "The store of the remote tier. Accepted; this version has no remote tier yet.",
-        remedy: "Set remote_url to a URL such as s3://bucket/prefix or redis://host:6379, or leave it out",
+        meaning: "The store of the remote tier, which several caches may share. With local_disk it stands behind the disk, without it takes its place.",
+        remedy: "Set remote_url to a store such as s3://bucket/prefix, redis://host:6379 or file:///mnt/kv, or leave it out",
         shared: true,
+    },
+    Key {
+        name: "max_remote_size",
+        kind: Kind::Size { min_bytes: SIZE_BYTES_MIN, max_bytes: REMOTE_BYTES_MAX },
+        default: None,
+        meaning: "The bound on the space below the directory of a file:// remote_url. Has to be set for one; has no effect with other stores, which bound themselves.",
+        remedy: "Set max_remote_size to the space in GiB that the remote tier may use, for example 1000",
+        shared: false,
+    },
+    Key {
+        name: "remote_timeout_s",
+        kind: Kind::Seconds { max: WAIT_SECONDS_MAX },
+        default: Some("5"),
+        meaning: "Longest single request to the remote store; after it the request has failed.",
+        remedy: "Set remote_timeout_s to seconds, for example 5",
+        shared: false,
+    },
+    Key {
+        name: "remote_max_requests",
+        kind: Kind::Whole { unit: "requests", min: 1, max: 1024 },
+        default: Some("32"),
+        meaning: "Requests that are under way at the remote store at once.",
+        remedy: "Set remote_max_requests to 32, or to more for a store that is far away",
+        shared: false,
+    },
+    Key {
+        name: "remote_retries",
+        kind: Kind::Whole { unit: "", min: 0, max: 10 },
+        default: Some("2"),
+        meaning: "How often a request to the remote store that failed for a passing reason is tried again.",
+        remedy: "Set remote_retries to a small number, for example 2, or to 0 for none",
+        shared: false,
+    },
+    Key {
+        name: "remote_remember_s",
+        kind: Kind::Seconds { max: WAIT_SECONDS_MAX },
+        default: Some("30"),
+        meaning: "How long what the remote store answered a lookup is taken to hold, before it is asked again.",
+        remedy: "Set remote_remember_s to seconds, for example 30",
+        shared: false,
+    },
+    Key {
+        name: "store_to",
+        kind: Kind::Tiers,
+        default: Some("all"),
+        meaning: "Which tiers a chunk is stored to. Each has to be configured; all stands for those that are.",
+        remedy: "Set store_to to all, or to tiers that are configured, for example [memory, disk]",
+        shared: false,
+    },
+    Key {
+        name: "store_after",
+        kind: Kind::Whole { unit: "", min: 1, max: 1000 },
+        default: Some("1"),
+        meaning: "A chunk is stored when it is to be stored for the so-many-th time: with 2, what is seen once is not.",
+        remedy: "Set store_after to 1 to store every chunk, or to 2 to store what comes again",
+        shared: false,
+    },
+    Key {
+        name: "on_busy",
+        kind: Kind::Busy,
+        default: Some("wait"),
+        meaning: "What a chunk to be stored does when a tier has its hands full: wait for at most store_timeout_s, or not be stored.",
+        remedy: "Set on_busy to wait or drop",
+        shared: false,
+    },
+    Key {
+        name: "lookup_wait_s",
+        kind: Kind::SecondsOrZero { max: 60 },
+        default: Some("1.0"),
+        meaning: "How long a lookup that is still being answered may hold a request up; after it what was found until then counts.",
+        remedy: "Set lookup_wait_s to seconds, for example 1.0, or to 0 to hold no request up",
+        shared: false,
     },
     Key {
         name: "cache_policy",

@@ -5,8 +5,8 @@
 //! * A [`Config`] that came from here has been checked: every limit is tested where the value is read, not where it would
 //!   hurt. Whatever is given, reading it ends in a [`Config`] or in an error that names the key, the value, where it came
 //!   from and the remedy; it never panics.
-//! * An `LMCache` file is accepted as it is: a key of theirs that has no meaning here is a warning that says why. A key that
-//!   neither knows is an error that names the nearest one.
+//! * An `LMCache` file is accepted as it is, unless it names a remote store that is not spoken here: a key of theirs that
+//!   has no meaning here is a warning that says why. A key that neither knows is an error that names the nearest one.
 //! * Secrets (credentials in URLs, the salt, everything in `extra_config`) are never shown: not by `Debug`, an error, a
 //!   warning or [`Config::value`].
 //!
@@ -20,8 +20,10 @@ mod keys;
 mod peers;
 mod read;
 mod resolve;
+mod schemes;
 mod secret;
 mod source;
+mod store_to;
 mod suggest;
 mod value;
 
@@ -35,6 +37,7 @@ pub use explain::{Explained, explain};
 pub use keys::{KEYS, Key, Kind};
 pub use peers::{PEER_KEYS, PeerKey, Verdict};
 pub use source::Origin;
+pub use store_to::StoreTo;
 pub use value::Value;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -45,20 +48,42 @@ use crate::staging::Shape;
 pub struct Config {
     /// Tokens of one chunk (`chunk_size`).
     pub chunk_size_tokens: u32,
-    /// Whether there is a memory tier (`local_cpu`). Always false in this version, whatever was asked for.
+    /// Whether there is a memory tier (`local_cpu`), if there is room for one: see [`memory_tier_bytes`](Self::memory_tier_bytes).
+    /// False where `use_only_staging_buffer` is true.
     pub local_cpu: bool,
     /// Whether CPU memory never answers a lookup or load, not even from a store in flight.
     pub use_only_staging_buffer: bool,
     /// Bound on CPU memory, in bytes (`max_local_cpu_size`).
     pub max_local_cpu_bytes: u64,
-    /// Directories of the disk tier, one for each drive, the first of them home. In this version there is at least one,
-    /// and at most [`DRIVES_MAX`](crate::catalog::DRIVES_MAX); none stands there twice.
+    /// Directories of the disk tier, one for each drive, the first of them home. At most
+    /// [`DRIVES_MAX`](crate::catalog::DRIVES_MAX), none of them twice; none at all where there is no disk tier, and then
+    /// `remote_url` is set.
     pub local_disk: Vec<PathBuf>,
     /// Bound on disk space, in bytes, all directories together (`max_local_disk_size`). Above zero where `local_disk` is
-    /// set.
+    /// set, else zero.
     pub max_local_disk_bytes: u64,
-    /// Store of the remote tier, credentials included. Not used in this version.
+    /// Store of the remote tier, credentials included; `None` where there is no such tier. Its scheme is `s3`, `redis`,
+    /// `rediss`, `valkey`, `valkeys` or `file`, in lower case, and after `file://` comes an absolute path.
     pub remote_url: Option<String>,
+    /// Bound on the space of a `file://` remote tier, in bytes (`max_remote_size`): set for one of those, and for no
+    /// other.
+    pub max_remote_bytes: Option<u64>,
+    /// Longest single request to the remote store (`remote_timeout_s`).
+    pub remote_timeout: Duration,
+    /// Requests that are under way at the remote store at once, at least one.
+    pub remote_max_requests: u32,
+    /// How often a request that failed for a passing reason is tried again.
+    pub remote_retries: u32,
+    /// How long what the remote store answered a lookup is taken to hold (`remote_remember_s`).
+    pub remote_remember: Duration,
+    /// Which tiers a chunk is stored to: at least one, and only those that are configured.
+    pub store_to: StoreTo,
+    /// A chunk is stored when it is to be stored for the so-many-th time; at least one.
+    pub store_after: u32,
+    /// What a chunk to be stored does when a tier has its hands full.
+    pub on_busy: OnBusy,
+    /// How long a lookup that is still being answered may hold a request up (`lookup_wait_s`); zero: not at all.
+    pub lookup_wait: Duration,
     /// What is evicted first.
     pub cache_policy: CachePolicy,
     /// When written chunks are made durable.
@@ -89,6 +114,15 @@ pub struct Config {
 pub enum CachePolicy {
     /// The chunk unused for longest.
     Lru,
+}
+
+/// What a chunk to be stored does when a tier has its hands full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBusy {
+    /// It waits, for at most `store_timeout`.
+    Wait,
+    /// It is not stored.
+    Drop,
 }
 
 /// When written chunks are made durable against a loss of power. None of them is needed against `kill -9`, and with each
@@ -212,7 +246,7 @@ impl Config {
         if chunk_bytes == 0 {
             return Err(Error::new(ErrorKind::Argument, "chunk_bytes is 0: a chunk has at least one byte"));
         }
-        if let Some(shape) = Shape::within(self.max_local_cpu_bytes, chunk_bytes, self.local_disk.len()) {
+        if let Some(shape) = Shape::within(self.max_local_cpu_bytes, chunk_bytes, self.drives()) {
             return Ok(shape);
         }
         let slot_bytes = Shape::slot_bytes(chunk_bytes).map(|slot_bytes| slot_bytes as u64);
@@ -229,6 +263,23 @@ impl Config {
                 gib(self.max_local_cpu_bytes)
             ),
         ))
+    }
+
+    /// Bytes of the memory tier for chunks of at most `chunk_bytes`: what the staging buffer leaves of
+    /// `max_local_cpu_size`. 0 where there is no memory tier, for `local_cpu` is false or less than one chunk is left.
+    pub fn memory_tier_bytes(&self, chunk_bytes: u64) -> u64 {
+        if !self.local_cpu {
+            return 0;
+        }
+        let Ok(staging) = self.staging_shape(chunk_bytes) else { return 0 };
+        let staging_bytes = u64::from(staging.slots) * staging.slot_bytes as u64;
+        let left = self.max_local_cpu_bytes.saturating_sub(staging_bytes);
+        if left < chunk_bytes { 0 } else { left }
+    }
+
+    /// How many drives chunks go to and come from. The remote tier counts as one.
+    fn drives(&self) -> usize {
+        self.local_disk.len() + usize::from(self.remote_url.is_some())
     }
 
     /// The value in force of the key `name`, in that key's own unit and fit to be shown: secrets are hidden. `None` if
@@ -251,6 +302,18 @@ impl Config {
                 (self.max_local_disk_bytes > 0).then(|| gib(self.max_local_disk_bytes)).into()
             }
             "remote_url" => self.remote_url.as_deref().map(secret::without_credentials).into(),
+            "max_remote_size" => self.max_remote_bytes.map(gib).into(),
+            "remote_timeout_s" => self.remote_timeout.as_secs_f64().into(),
+            "remote_max_requests" => self.remote_max_requests.into(),
+            "remote_retries" => self.remote_retries.into(),
+            "remote_remember_s" => self.remote_remember.as_secs_f64().into(),
+            "store_to" => self.store_to.value(),
+            "store_after" => self.store_after.into(),
+            "on_busy" => match self.on_busy {
+                OnBusy::Wait => "wait".into(),
+                OnBusy::Drop => "drop".into(),
+            },
+            "lookup_wait_s" => self.lookup_wait.as_secs_f64().into(),
             "cache_policy" => match self.cache_policy {
                 CachePolicy::Lru => "LRU".into(),
             },

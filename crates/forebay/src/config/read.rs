@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::keys::{self, GIB, Key, Kind};
+use super::schemes;
 use super::secret;
 use super::source::{Given, Origin};
 use super::suggest;
 use super::value::Value;
-use super::{CachePolicy, DirectIo, DiskSync, IoEngineChoice};
+use super::{CachePolicy, DirectIo, DiskSync, IoEngineChoice, OnBusy, StoreTo};
 use crate::catalog::DRIVES_MAX;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -129,6 +130,21 @@ impl Field {
         }
     }
 
+    /// A wait that may be none.
+    pub(super) fn wait_or_none(&self) -> Result<Duration> {
+        let Kind::SecondsOrZero { max } = self.key.kind else { return Err(self.expected()) };
+        let number = self.number()?;
+        if number < 0.0 || number > f64::from(max) {
+            return Err(self.expected());
+        }
+        Duration::try_from_secs_f64(number).map_err(|_| self.expected())
+    }
+
+    /// Whether a number was given, and it is 0.
+    pub(super) fn is_zero(&self) -> bool {
+        self.number().is_ok_and(|number| number == 0.0)
+    }
+
     /// The directories, in their order; none where nothing is set.
     pub(super) fn directories<'a>(&'a self) -> Result<Vec<PathBuf>> {
         let texts: Vec<&str> = match &self.value {
@@ -180,7 +196,55 @@ impl Field {
         if !is_url || text.len() > URL_BYTES_MAX || text.chars().any(char::is_control) {
             return Err(self.expected());
         }
-        Ok(Some(text.to_owned()))
+        schemes::checked(text).map(Some).map_err(|why| self.refused(&why))
+    }
+
+    /// The tiers that are named; `None`: all.
+    pub(super) fn tiers<'a>(&'a self) -> Result<Option<StoreTo>> {
+        let names: Vec<&str> = match &self.value {
+            Value::Text(text) => text.split(',').collect(),
+            Value::List(items) => {
+                let name = |item: &'a Value| {
+                    if let Value::Text(text) = item { Ok(text.as_str()) } else { Err(self.expected()) }
+                };
+                items.iter().map(name).collect::<Result<_>>()?
+            }
+            _ => return Err(self.expected()),
+        };
+        if names.iter().all(|name| name.trim().is_empty()) {
+            return Err(self.refused("no tier is named"));
+        }
+        let names: Vec<String> = names.iter().map(|name| name.trim().to_ascii_lowercase()).collect();
+        if names == ["all"] {
+            return Ok(None);
+        }
+        let mut tiers = StoreTo { memory: false, disk: false, remote: false };
+        for name in &names {
+            match name.as_str() {
+                "memory" => tiers.memory = true,
+                "disk" => tiers.disk = true,
+                "remote" => tiers.remote = true,
+                "all" => return Err(self.refused("all stands alone, for it names every tier")),
+                other => {
+                    return Err(
+                        match suggest::nearest(other, ["all", "memory", "disk", "remote"].into_iter()) {
+                            Some((_, near)) => self.refused(&format!("no such tier; did you mean {near}?")),
+                            None => self.expected(),
+                        },
+                    );
+                }
+            }
+        }
+        Ok(Some(tiers))
+    }
+
+    pub(super) fn on_busy(&self) -> Result<OnBusy> {
+        let Value::Text(text) = &self.value else { return Err(self.expected()) };
+        match text.trim().to_ascii_lowercase().as_str() {
+            "wait" => Ok(OnBusy::Wait),
+            "drop" => Ok(OnBusy::Drop),
+            _ => Err(self.expected()),
+        }
     }
 
     pub(super) fn secret(&self) -> Result<String> {
