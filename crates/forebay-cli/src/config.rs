@@ -161,8 +161,8 @@ fn unit(kind: Kind) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    const THEIRS: &str = "local_disk: file:///kv\nmax_local_disk_size: 10\nlocal_cpu: false\nenable_p2p: false\n\
-                          remote_url: redis://user:hunter2@host:6379\n";
+    const THEIRS: &str = "local_disk: file:///kv\nmax_local_disk_size: 10\nlocal_cpu: true\nchunk_size: 256\n\
+                          enable_p2p: false\nremote_url: redis://user:hunter2@host:6379\n";
 
     /// What the command writes for a file with this text, and how it ends.
     fn output(text: &str, explains: bool, json: bool) -> (String, Result<()>) {
@@ -193,6 +193,9 @@ mod tests {
                 && line("max_local_disk_size").contains("theirs.yaml")
         );
         assert!(line("disk_sync").ends_with("default"));
+        assert!(line("store_to").contains("memory, disk, remote"), "{table}");
+        assert!(line("lookup_wait_s").contains(" 1 s "), "{table}");
+        assert!(line("remote_max_requests").contains("32 requests"), "{table}");
         assert!(table.contains("\nwarning: `enable_p2p`"), "{table}");
         assert!(!table.contains("hunter2"));
 
@@ -211,7 +214,18 @@ mod tests {
     fn what_becomes_of_their_file() {
         let (table, end) = output(THEIRS, true, false);
         end.unwrap();
-        assert!(table.lines().any(|line| line.starts_with("enable_p2p") && line.contains("not applicable")));
+        for (key, verdict) in
+            [("chunk_size", " same "), ("remote_url", " different "), ("enable_p2p", " not applicable ")]
+        {
+            assert!(
+                table.lines().any(|line| line.starts_with(key) && line.contains(verdict)),
+                "{key} in {table}"
+            );
+        }
+        assert!(
+            !table.contains("warning: `remote_url`") && !table.contains("warning: `local_cpu`"),
+            "{table}"
+        );
         assert!(table.ends_with("The file is accepted as it is.\n") && !table.contains("hunter2"), "{table}");
         let (text, _) = output(THEIRS, true, true);
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();

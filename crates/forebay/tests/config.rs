@@ -730,9 +730,142 @@ fn extra_config_is_read_where_it_means_something() {
 
     let ours = accepted(with("disk_io_threads: 2\nextra_config: {disk_io_threads: 8}"));
     assert_eq!(ours.config.disk_io_threads, 2, "our own key wins");
+    let lines = |url: &str| {
+        format!("remote_url: {url}\nextra_config: {{s3_max_inflight_reqs: 2048, request_timeout: 2.5}}")
+    };
+    let s3 = accepted(with(&lines("S3://bucket")));
+    assert_eq!(s3.config.remote_max_requests, 1024);
+    assert_eq!(s3.config.remote_timeout, Duration::from_secs(5), "that is about another store");
+    warns(&s3, &["`extra_config.s3_max_inflight_reqs` is 2048", "1024 is used"]);
+    warns(&s3, &["`extra_config.request_timeout`", "names no Valkey server"]);
+    assert_eq!(
+        s3.origins["remote_max_requests"].to_string().rsplit(", ").next(),
+        Some("extra_config.s3_max_inflight_reqs")
+    );
+    let valkey = accepted(with(&lines("valkeys://host")));
+    assert_eq!(valkey.config.remote_max_requests, 32);
+    assert_eq!(valkey.config.remote_timeout, Duration::from_millis(2500));
+    warns(&valkey, &["`extra_config.s3_max_inflight_reqs`", "names no S3 store"]);
+    assert_eq!(valkey.warnings.len(), 1);
+    for (entry, why) in [
+        ("tls_enable", "valkeys://"),
+        ("valkey_password", "FOREBAY_REMOTE_URL"),
+        ("valkey_database", "stands in remote_url"),
+        ("s3_file_prefix", "s3://bucket/prefix"),
+        ("s3_prefer_http2", "no such setting"),
+        ("fs_connector_relative_tmp_dir", "file://"),
+        ("remote_enable_mla_worker_id_as0", "each rank"),
+    ] {
+        warns(
+            &accepted(with(&format!("extra_config: {{{entry}: 1}}"))),
+            &[&format!("`extra_config.{entry}`"), why],
+        );
+    }
     refused(with("extra_config: {use_odirect: maybe}"), &["extra_config.use_odirect", "auto or off"]);
     refused(with("extra_config: [1]"), &["`extra_config`", "a map"]);
     assert!(accepted(with("extra_config:")).warnings.is_empty());
+}
+
+#[test]
+fn the_one_place_to_store_to_of_lmcache_is_read() {
+    let three = "local_cpu: true\nremote_url: redis://host";
+    for (place, tiers) in [
+        ("LocalCPUBackend", StoreTo { memory: true, disk: false, remote: false }),
+        ("LocalDiskBackend", StoreTo { memory: false, disk: true, remote: false }),
+        ("RemoteBackend", StoreTo { memory: false, disk: false, remote: true }),
+    ] {
+        let resolved = accepted(with(&format!("{three}\nstore_location: {place}")));
+        assert_eq!(resolved.config.store_to, tiers, "{place}");
+        assert!(resolved.origins["store_to"].to_string().ends_with("forebay.yaml, store_location"));
+        assert!(resolved.warnings.is_empty(), "{:?}", resolved.warnings);
+    }
+    let ours = accepted(with("store_to: disk\nstore_location: RemoteBackend\nremote_url: redis://host"));
+    assert_eq!(ours.config.value("store_to"), Some("disk".into()), "our own key wins");
+    let variable = accepted(from_env(&[
+        ("LMCACHE_STORE_LOCATION", "LocalDiskBackend"),
+        ("FOREBAY_REMOTE_URL", "redis://host"),
+    ]));
+    assert_eq!(variable.config.value("store_to"), Some("disk".into()));
+
+    let missing = accepted(with("store_location: RemoteBackend"));
+    warns(&missing, &["`store_location` (file ", "is ignored", "remote_url is not set"]);
+    assert_eq!(missing.config.value("store_to"), Some("disk".into()));
+    assert_eq!(missing.origins["store_to"], Origin::Default);
+    for other in ["GdsBackend", "1", "[LocalDiskBackend]"] {
+        let other = accepted(with(&format!("store_location: {other}")));
+        warns(&other, &["`store_location` (file ", "is ignored", "name tiers in store_to"]);
+    }
+    assert!(accepted(with("store_location:")).warnings.is_empty());
+}
+
+/// A file of an `LMCache` user who has a disk and a server.
+const THEIRS: &str = "chunk_size: 256
+local_cpu: true
+max_local_cpu_size: 20
+local_cpu_use_hugepages: true
+local_disk: \"file:///mnt/kv/\"
+max_local_disk_size: 500
+remote_url: \"redis://user:hunter2@cache.example:6379\"
+remote_serde: \"naive\"
+cache_policy: \"LRU\"
+save_decode_cache: false
+save_unfull_chunk: false
+pre_caching_hash_algorithm: sha256_cbor_64bit
+retrieve_locations: [LocalCPUBackend, LocalDiskBackend, RemoteBackend]
+store_location: null
+blocking_timeout_secs: 10
+lookup_timeout_ms: 3000
+enable_p2p: false
+enable_controller: false
+lmcache_instance_id: worker-0
+extra_config:
+  use_odirect: true
+  disk_io_threads: 8
+  redis_max_connections: 150
+  save_chunk_meta: false
+";
+
+#[test]
+fn a_file_for_disk_and_redis_is_taken_as_it_is() {
+    let file = yaml(THEIRS);
+    let (explained, resolved) = explain(&file.path).unwrap();
+    let resolved = accepted(resolved);
+    let config = &resolved.config;
+    assert!(config.local_cpu && config.local_disk == [Path::new("/mnt/kv/")]);
+    assert_eq!(config.remote_url.as_deref(), Some("redis://user:hunter2@cache.example:6379"));
+    assert_eq!(config.store_to, StoreTo { memory: true, disk: true, remote: true });
+    assert_eq!(config.memory_tier_bytes(2 << 20), 20 * GIB - (24 << 20));
+    assert_eq!((config.disk_io_threads, config.disk_direct_io), (8, DirectIo::Auto));
+
+    let keys = |wanted: Verdict| -> Vec<&str> {
+        explained.iter().filter(|it| it.verdict == Some(wanted)).map(|it| it.key.as_str()).collect()
+    };
+    assert_eq!(keys(Verdict::Same), ["chunk_size", "save_decode_cache"]);
+    assert_eq!(
+        keys(Verdict::Different),
+        [
+            "local_cpu",
+            "max_local_cpu_size",
+            "local_disk",
+            "max_local_disk_size",
+            "remote_url",
+            "cache_policy",
+            "store_location",
+            "extra_config"
+        ]
+    );
+    let ignored = keys(Verdict::NotApplicable);
+    assert_eq!(ignored.len() + 10, explained.len(), "none is unknown");
+    for key in ignored {
+        warns(&resolved, &[&format!("`{key}` (file "), "is ignored: "]);
+    }
+    warns(&resolved, &["`extra_config.redis_max_connections`", "no such setting"]);
+    assert!(!format!("{explained:?} {resolved:?}").contains("hunter2"));
+    for it in &explained {
+        for gone in ["this version has no", "not yet", "will share"] {
+            assert!(!it.note.contains(gone), "{}: {}", it.key, it.note);
+        }
+    }
 }
 
 #[test]
@@ -833,15 +966,21 @@ fn any_value() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(3, 16, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::List),
-            prop::collection::vec(("[a-z_]{0,12}|use_odirect|disk_io_threads", inner), 0..4)
-                .prop_map(Value::Map),
+            prop::collection::vec(
+                ("[a-z_]{0,12}|use_odirect|disk_io_threads|s3_max_inflight_reqs|request_timeout", inner),
+                0..4
+            )
+            .prop_map(Value::Map),
         ]
     })
 }
 
 fn any_key() -> impl Strategy<Value = String> {
-    let names: Vec<String> =
-        KEYS.iter().map(|key| key.name.to_owned()).chain(["extra_config".to_owned()]).collect();
+    let names: Vec<String> = KEYS
+        .iter()
+        .map(|key| key.name.to_owned())
+        .chain(["extra_config", "store_location"].map(str::to_owned))
+        .collect();
     prop_oneof![8 => prop::sample::select(names), 1 => any::<String>()]
 }
 

@@ -9,6 +9,9 @@ use std::fmt;
 /// `LMCache`'s map of further settings.
 pub(super) const EXTRA_CONFIG: &str = "extra_config";
 
+/// `LMCache`'s key for the one place to store to.
+pub(super) const STORE_LOCATION: &str = "store_location";
+
 /// A key of `LMCache`.
 #[derive(Debug)]
 pub struct PeerKey {
@@ -69,10 +72,13 @@ const GDS: &str = "data crosses the staging buffer; GPUDirect Storage is not use
 const HIDDEN_STATES: &str = "only KV cache is stored, no hidden states";
 const LAZY: &str = "all memory is allocated at start and none after";
 const LOOKUP: &str = "a lookup is answered in the scheduler's own process, without a server";
+const LOOKUP_TIMEOUT: &str =
+    "there is no lookup server to wait for; lookup_wait_s bounds how long a lookup may hold a request up";
 const MARU: &str = "there is no tier on CXL memory";
 const NIXL: &str = "NIXL is not used; disk_direct_io and disk_io_threads tune the disk";
-const P2P: &str = "instances do not talk to each other; they will share a remote tier";
-const PD: &str = "prefill and decode instances do not talk to each other; they will share a remote tier";
+const P2P: &str = "instances do not talk to each other; what they share stands in the remote tier";
+const PD: &str =
+    "prefill and decode instances do not talk to each other; what they share stands in the remote tier";
 const PINS: &str = "a pin is released by its owner on every exit path, so there is nothing to time out";
 const PLUGINS: &str = "foreign code is not loaded";
 const STATISTICS: &str = "chunks are always counted; see `stats()`";
@@ -84,11 +90,11 @@ pub const PEER_KEYS: &[PeerKey] = &[
     same("save_decode_cache", "stores chunks of generated tokens too"),
     different(
         "local_cpu",
-        "this version has no memory tier yet: true (the default) runs as false, with a warning",
+        "the memory tier has what staging leaves of max_local_cpu_size; alone it is refused, local_disk or remote_url has to be set",
     ),
     different(
         "max_local_cpu_size",
-        "GiB; bounds all CPU memory in every mode, and all of it is allocated at start",
+        "GiB; bounds all CPU memory in every mode, staging included, and what is used of it is allocated at start",
     ),
     different(
         "local_disk",
@@ -98,16 +104,20 @@ pub const PEER_KEYS: &[PeerKey] = &[
         "max_local_disk_size",
         "GiB; 0 with local_disk set is an error, where LMCache silently has no disk",
     ),
-    different("remote_url", "accepted, with a warning: this version has no remote tier yet"),
+    different(
+        "remote_url",
+        "s3, redis, rediss, valkey, valkeys and file are spoken, and another store is an error; s3:// names bucket and prefix, not a host; fs:// is file:// here",
+    ),
     different("cache_policy", "LRU; the others are accepted, with a warning, and LRU is used"),
+    different(
+        STORE_LOCATION,
+        "LocalCPUBackend, LocalDiskBackend and RemoteBackend become store_to; another name is ignored, with a warning",
+    ),
     different(
         "use_only_staging_buffer",
         "proposed to LMCache, not in its releases; here guaranteed, and local_cpu need not be set",
     ),
-    different(
-        EXTRA_CONFIG,
-        "`use_odirect` and `disk_io_threads` are read; other entries are ignored, with a warning",
-    ),
+    different(EXTRA_CONFIG, "four entries are read, see below; others are ignored, with a warning"),
     // Memory
     none("local_cpu_use_hugepages", "huge pages are always asked for, with a fallback"),
     none(
@@ -126,20 +136,22 @@ pub const PEER_KEYS: &[PeerKey] = &[
     // Chunks and keys
     none("save_unfull_chunk", "only whole chunks are stored"),
     none("pre_caching_hash_algorithm", "keys are made by one cryptographic hash, the same in every process"),
-    none("remote_serde", "chunks are stored as the bytes they are"),
+    none("remote_serde", "chunks are stored as the bytes they are, as with naive; nothing is compressed"),
     none("use_layerwise", "a chunk holds all layers and moves as one"),
     none("use_gpu_connector_v3", "the vLLM connector is ours"),
     none("priority_limit", "the priority of a request is not looked at"),
     none("min_retrieve_tokens", "every whole chunk that is found is loaded"),
     none("enable_kv_events", "no events are published"),
     // Loading and storing
-    none("blocking_timeout_secs", "load_timeout_s and store_timeout_s bound the waits here"),
+    none(
+        "blocking_timeout_secs",
+        "load_timeout_s, store_timeout_s and remote_timeout_s bound the waits here",
+    ),
     none("enable_async_loading", "loading is always asynchronous"),
-    none("retrieve_locations", "tiers are looked up in a fixed order"),
-    none("store_location", "a chunk is stored on the disk tier"),
+    none("retrieve_locations", "every tier that is set is looked up, in a fixed order: memory, disk, remote"),
     none("local_disk_path_sharding", "chunks are spread over all directories of local_disk"),
     // Lookup
-    none("lookup_timeout_ms", LOOKUP),
+    none("lookup_timeout_ms", LOOKUP_TIMEOUT),
     none("lookup_server_worker_ids", LOOKUP),
     none("enable_scheduler_bypass_lookup", LOOKUP),
     none("external_lookup_client", LOOKUP),

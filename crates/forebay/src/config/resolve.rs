@@ -5,15 +5,18 @@ use std::path::PathBuf;
 
 use super::extra;
 use super::keys::KEYS;
+use super::peers::STORE_LOCATION;
 use super::read::{Field, field};
 use super::schemes;
 use super::source::{Given, Origin};
+use super::value::Value;
 use super::{Config, Resolved, StoreTo};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The configuration that `given` amounts to.
 pub(super) fn resolve(mut given: Given) -> Result<Resolved> {
     extra::apply(&mut given)?;
+    store_location(&mut given);
     let mut warnings = std::mem::take(&mut given.warnings);
     let get = |name| field(&given, name);
     let mut origins: BTreeMap<&'static str, Origin> =
@@ -45,7 +48,7 @@ pub(super) fn resolve(mut given: Given) -> Result<Resolved> {
         remote_max_requests: get("remote_max_requests").whole()?,
         remote_retries: get("remote_retries").whole()?,
         remote_remember: get("remote_remember_s").wait()?,
-        store_to: store_to(&get("store_to"), configured)?,
+        store_to: store_to(&get("store_to"), configured, &mut origins, &mut warnings)?,
         store_after: get("store_after").whole()?,
         on_busy: get("on_busy").on_busy()?,
         lookup_wait: get("lookup_wait_s").wait_or_none()?,
@@ -110,8 +113,33 @@ fn some_tier(configured: StoreTo) -> Result<()> {
     ))
 }
 
+/// Turns `LMCache`'s `store_location` into our `store_to`, unless that is set itself.
+fn store_location(given: &mut Given) {
+    let Some((value, origin)) = given.store_location.take() else { return };
+    let named = if let Value::Text(text) = &value { text.trim() } else { "" };
+    let tier = match named {
+        "LocalCPUBackend" => "memory",
+        "LocalDiskBackend" => "disk",
+        "RemoteBackend" => "remote",
+        _ => {
+            given.warnings.push(format!(
+                "`{STORE_LOCATION}` ({origin}) is ignored: it names neither LocalCPUBackend nor LocalDiskBackend nor \
+                 RemoteBackend; name tiers in store_to"
+            ));
+            return;
+        }
+    };
+    let origin = Origin::Peer { key: STORE_LOCATION, origin: Box::new(origin) };
+    given.keys.entry("store_to").or_insert((tier.into(), origin));
+}
+
 /// The tiers to store to, of those that are configured.
-fn store_to(field: &Field, configured: StoreTo) -> Result<StoreTo> {
+fn store_to(
+    field: &Field,
+    configured: StoreTo,
+    origins: &mut BTreeMap<&'static str, Origin>,
+    warnings: &mut Vec<String>,
+) -> Result<StoreTo> {
     let Some(named) = field.tiers()? else { return Ok(configured) };
     let missing = [
         (named.memory && !configured.memory, "there is no memory tier, for local_cpu is false"),
@@ -119,6 +147,12 @@ fn store_to(field: &Field, configured: StoreTo) -> Result<StoreTo> {
         (named.remote && !configured.remote, "there is no remote tier, for remote_url is not set"),
     ];
     match missing.into_iter().find(|(is_missing, _)| *is_missing) {
+        // Their files are accepted.
+        Some((_, why)) if matches!(field.origin, Origin::Peer { .. }) => {
+            warnings.push(format!("`{STORE_LOCATION}` ({}) is ignored: {why}", field.origin));
+            origins.insert("store_to", Origin::Default);
+            Ok(configured)
+        }
         Some((_, why)) => Err(field.refused(why)),
         None => Ok(named),
     }

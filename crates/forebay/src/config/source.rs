@@ -33,6 +33,13 @@ pub enum Origin {
         /// Where `extra_config` came from.
         origin: Box<Origin>,
     },
+    /// A key of `LMCache`'s, which itself came from `origin`.
+    Peer {
+        /// The name of the key.
+        key: &'static str,
+        /// Where it came from.
+        origin: Box<Origin>,
+    },
     /// Another key, or a limit of this version, decides it; the text says which.
     Implied(&'static str),
 }
@@ -45,6 +52,7 @@ impl fmt::Display for Origin {
             Self::Environment(name) => write!(f, "env {name}"),
             Self::Argument => f.write_str("argument"),
             Self::Extra { entry, origin } => write!(f, "{origin}, extra_config.{entry}"),
+            Self::Peer { key, origin } => write!(f, "{origin}, {key}"),
             Self::Implied(why) => write!(f, "implied: {why}"),
         }
     }
@@ -57,6 +65,8 @@ pub(super) struct Given {
     pub(super) keys: BTreeMap<&'static str, (Value, Origin)>,
     /// `LMCache`'s map of further settings.
     pub(super) extra: Option<(Value, Origin)>,
+    /// `LMCache`'s one place to store to.
+    pub(super) store_location: Option<(Value, Origin)>,
     /// What has no effect here, and why.
     pub(super) warnings: Vec<String>,
 }
@@ -71,6 +81,8 @@ impl Given {
             };
         } else if name == peers::EXTRA_CONFIG {
             self.extra = (value != Value::Null).then_some((value, origin));
+        } else if name == peers::STORE_LOCATION {
+            self.store_location = (value != Value::Null).then_some((value, origin));
         } else if let Some(peer) = peers::find(name) {
             if value != Value::Null {
                 self.warnings.push(format!("`{name}` ({origin}) is ignored: {}", peer.note));
