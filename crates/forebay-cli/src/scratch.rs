@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forebay::catalog::{BLOCK_BYTES, ChunkRecord};
+use forebay::catalog::{BLOCK_BYTES, CachePolicy, ChunkRecord};
 use forebay::{Cache, Config, Error, ErrorKind, Result, Value};
 use rustix::fs::{FlockOperation, flock, statvfs};
 
@@ -45,6 +45,8 @@ pub(crate) struct Shape {
     pub(crate) staging_bytes: u64,
     /// Threads for I/O; the cache's own choice where there is none.
     pub(crate) threads: Option<u32>,
+    /// What is evicted first.
+    pub(crate) policy: CachePolicy,
 }
 
 impl Shape {
@@ -156,6 +158,7 @@ impl Scratch {
             ("local_cpu", false.into()),
             ("use_only_staging_buffer", true.into()),
             ("max_local_cpu_size", gib(shape.staging_bytes).into()),
+            ("cache_policy", shape.policy.name().into()),
         ];
         if let Some(threads) = shape.threads {
             values.extend([("disk_io_engine", "threads".into()), ("disk_io_threads", threads.into())]);
@@ -200,14 +203,26 @@ fn gib(bytes: u64) -> f64 {
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { chunks: 10, chunk_bytes: 100_000, staging_bytes: 1 << 20, threads: None };
+    const SHAPE: Shape = Shape {
+        chunks: 10,
+        chunk_bytes: 100_000,
+        staging_bytes: 1 << 20,
+        threads: None,
+        policy: CachePolicy::Lru,
+    };
 
     #[test]
     fn a_cache_holds_exactly_what_was_asked_for_and_nothing_is_left() {
         let directory = tempfile::tempdir().unwrap();
         for (chunks, chunk_bytes) in [(2, 100_000), (1000, 4096), (33, 1 << 20)] {
             let scratch = Scratch::in_directory(directory.path(), 0).unwrap();
-            let shape = Shape { chunks, chunk_bytes, staging_bytes: 4 << 20, threads: Some(2) };
+            let shape = Shape {
+                chunks,
+                chunk_bytes,
+                staging_bytes: 4 << 20,
+                threads: Some(2),
+                policy: CachePolicy::Lru,
+            };
             let cache = scratch.open_cache(&shape).unwrap();
             assert_eq!(cache.stats().control.capacity_bytes / shape.chunk_disk_bytes(), chunks);
             drop(cache);

@@ -526,6 +526,8 @@ impl<W: Way> Run<'_, W> {
 
 #[cfg(test)]
 mod tests {
+    use forebay::catalog::CachePolicy;
+
     use super::*;
     use crate::scratch::{Scratch, Shape};
 
@@ -565,7 +567,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let scratch = Scratch::in_directory(directory.path(), 0).unwrap();
         let staging_bytes = 3 * u64::from(CHUNK_BYTES.next_multiple_of(4096));
-        let shape = Shape { chunks: 40, chunk_bytes: CHUNK_BYTES, staging_bytes, threads: None };
+        let shape = Shape {
+            chunks: 40,
+            chunk_bytes: CHUNK_BYTES,
+            staging_bytes,
+            threads: None,
+            policy: CachePolicy::Lru,
+        };
         let cache = scratch.open_cache(&shape).unwrap();
         let mut stream = Stream::new(3, CHUNK_BYTES as usize, true).unwrap();
 
@@ -599,7 +607,13 @@ mod tests {
     fn what_fails_ends_the_run_with_everything_back() {
         let directory = tempfile::tempdir().unwrap();
         let scratch = Scratch::in_directory(directory.path(), 0).unwrap();
-        let shape = Shape { chunks: 4, chunk_bytes: CHUNK_BYTES, staging_bytes: 1 << 20, threads: None };
+        let shape = Shape {
+            chunks: 4,
+            chunk_bytes: CHUNK_BYTES,
+            staging_bytes: 1 << 20,
+            threads: None,
+            policy: CachePolicy::Lru,
+        };
         let cache = scratch.open_cache(&shape).unwrap();
         let mut stream = Stream::new(3, CHUNK_BYTES as usize, false).unwrap();
         let error = stream.load(&cache, &keys(1, 9), Look::Whole, |_| {}).unwrap_err();

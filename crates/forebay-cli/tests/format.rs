@@ -8,7 +8,7 @@ use std::path::Path;
 
 use forebay::ChunkKey;
 use forebay::catalog::{
-    BLOCK_BYTES, Catalog, ChunkRecord, EXTENTS_MAX, Entry, Extent, Extents, RECORD_BYTES,
+    BLOCK_BYTES, CachePolicy, Catalog, ChunkRecord, EXTENTS_MAX, Entry, Extent, Extents, RECORD_BYTES,
 };
 use forebay::tier::disk::directory::{Directory, Settings, data_path};
 use forebay::tier::disk::format_file::read_format;
@@ -231,6 +231,7 @@ fn capacity_is_divided_as_the_example_says() {
         min_free_bytes: 0,
         chunk_bytes: u64::from(LENGTH),
         direct_io: false,
+        cache_policy: CachePolicy::Lru,
     };
     let opened = Directory::open(&settings).unwrap();
     assert_eq!(opened.directory.journal_records_max(), 1180);
@@ -254,6 +255,7 @@ fn capacity_is_divided_among_directories_as_the_example_says() {
         min_free_bytes: 0,
         chunk_bytes: u64::from(LENGTH),
         direct_io: false,
+        cache_policy: CachePolicy::Lru,
     };
     let _opened = Directory::open(&settings).unwrap();
     let blocks = |path| fs::metadata(data_path(path)).unwrap().len() / 4096;
@@ -300,6 +302,7 @@ fn the_formats_shown_are_those_of_the_code() {
         min_free_bytes: 0,
         chunk_bytes: u64::from(LENGTH),
         direct_io: false,
+        cache_policy: CachePolicy::Lru,
     };
     drop(Directory::open(&settings).unwrap());
     let written = |at: usize| read_format(&settings.directories[at]).unwrap().unwrap();

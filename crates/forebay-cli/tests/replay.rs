@@ -141,6 +141,29 @@ fn on_a_directory_every_byte_is_compared_and_the_same_is_found() {
 }
 
 #[test]
+fn each_policy_finds_the_same_on_a_directory_as_simulated() {
+    let directory = tempfile::tempdir().unwrap();
+    let trace = generated(directory.path(), "80");
+    let dir = directory.path().join("drive");
+    fs::create_dir(&dir).unwrap();
+    let [trace, dir] = [&trace, &dir].map(|path| path.to_str().unwrap());
+    let mut found = HashSet::new();
+    for policy in ["lru", "fifo", "LFU", "s3_fifo"] {
+        let replay = |more: &[&str]| {
+            let arguments = ["replay", trace, "--capacity-chunks", "150", "--json", "--policy", policy];
+            let report = json(&forebay(&[&arguments[..], more].concat()), 0);
+            assert_eq!((&report["wrong_chunks"], &report["refused_chunks"]), (&0.into(), &0.into()));
+            assert_eq!(report["policy"], policy.to_ascii_lowercase().replace('_', "-"));
+            ["hit_blocks", "evictions"].map(|field| report[field].as_u64().unwrap())
+        };
+        let simulated = replay(&["--simulate"]);
+        assert_eq!(replay(&["--dir", dir, "--chunk-size", "12KiB", "--staging", "100KiB"]), simulated);
+        found.insert(simulated);
+    }
+    assert!(found.len() >= 3, "policies differ: {found:?}");
+}
+
+#[test]
 fn a_made_up_trace_is_the_same_everywhere() {
     let first = forebay(&["replay", "--generate", "--requests", "200", "--seed", "5"]);
     let text = printed(&first, 0);
@@ -179,7 +202,10 @@ fn what_cannot_be_replayed_is_refused() {
 
     // What the command line itself cannot be is told with its usage.
     for (more, what) in [
-        (&["--capacity-chunks", "4", "--simulate", "--policy", "clock"][..], "no such policy; it has lru"),
+        (
+            &["--capacity-chunks", "4", "--simulate", "--policy", "clock"][..],
+            "no such policy; it has lru, fifo, lfu, s3-fifo",
+        ),
         (&["--simulate"][..], "--capacity-chunks <N>"),
         (&["--capacity-chunks", "4"][..], "--dir <DIR>"),
         (&["--capacity-chunks", "4", "--simulate", "--chunk-size", "2Mib!"][..], "write a size like 8MiB"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use forebay::ChunkKey;
-use forebay::catalog::{Catalog, ChunkRecord, Limits};
+use forebay::catalog::{CachePolicy, Catalog, ChunkRecord, Limits};
 use rustix::time::{ClockId, clock_gettime};
 
 use prompts::{Random, catalog_of, fill, look_up, serve, store};
@@ -22,14 +22,14 @@ const WALK: usize = 128;
 const AT_ONCE: usize = 16;
 
 fn fresh(chunks: u32) -> (Catalog, u64) {
-    let mut catalog = catalog_of(chunks);
+    let mut catalog = catalog_of(chunks, CachePolicy::Lru);
     let prompts = u64::from(chunks) / WALK as u64;
     (0..prompts).for_each(|prompt| store(&mut catalog, prompt, 0, WALK as u64));
     (catalog, prompts)
 }
 
 fn churned(chunks: u32) -> (Catalog, u64) {
-    let mut catalog = catalog_of(chunks);
+    let mut catalog = catalog_of(chunks, CachePolicy::Lru);
     let prompts = serve(&mut catalog, 3 * u64::from(chunks), 0);
     (catalog, prompts)
 }
@@ -39,7 +39,7 @@ fn scattered(chunks: u32) -> (Catalog, u64) {
     let mut records: Vec<ChunkRecord> = ordered.committed().collect();
     records.sort_unstable_by_key(|record| record.key);
     let limits = Limits { blocks: (2 * chunks).into(), chunks_max: chunks, tickets_max: 1 << 20 };
-    let mut catalog = Catalog::new(limits, 2);
+    let mut catalog = Catalog::new(limits, CachePolicy::Lru, 2);
     records.into_iter().for_each(|record| assert!(catalog.restore(record)));
     catalog.tie_restored();
     (catalog, prompts)

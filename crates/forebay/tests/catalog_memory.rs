@@ -7,6 +7,7 @@ mod prompts;
 
 use std::alloc::System;
 
+use forebay::catalog::CachePolicy;
 use prompts::{Random, catalog_of, fill, look_up, serve, store};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -24,8 +25,15 @@ fn allocated() -> usize {
 
 #[test]
 fn a_catalogued_chunk_takes_at_most_128_bytes() {
+    for policy in CachePolicy::ALL {
+        println!("{}:", policy.name());
+        measure(policy);
+    }
+}
+
+fn measure(policy: CachePolicy) {
     let before = allocated();
-    let mut catalog = catalog_of(CHUNKS);
+    let mut catalog = catalog_of(CHUNKS, policy);
     let prompts = u64::from(CHUNKS) / 128;
     (0..prompts).for_each(|prompt| store(&mut catalog, prompt, 0, 128));
     let fill_bytes = (allocated() - before) / catalog.len();
@@ -50,7 +58,7 @@ fn a_catalogued_chunk_takes_at_most_128_bytes() {
     // A restart: what is needed only while ties are made is not kept.
     let records: Vec<forebay::catalog::ChunkRecord> = catalog.committed().collect();
     let before = allocated();
-    let mut restored = catalog_of(CHUNKS);
+    let mut restored = catalog_of(CHUNKS, policy);
     records.iter().rev().for_each(|record| assert!(restored.restore(*record)));
     restored.tie_restored();
     let restored_bytes = (allocated() - before) / restored.len();

@@ -4,8 +4,8 @@ use std::hash::Hasher;
 
 use forebay::ChunkKey;
 use forebay::catalog::{
-    BLOCK_BYTES, Catalog, ChunkRecord, Entry, Extent, Extents, Limits, PLAN_BYTES, Plan, RECORD_BYTES,
-    StoreDecision, Ticket,
+    BLOCK_BYTES, CachePolicy, Catalog, ChunkRecord, Entry, Extent, Extents, Limits, PLAN_BYTES, Plan,
+    RECORD_BYTES, StoreDecision, Ticket,
 };
 use forebay::tier::disk::journal::{FileHeader, FileKind};
 use forebay::tier::disk::trailer::{self, Corruption};
@@ -70,7 +70,11 @@ fn flipped(bytes: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
 
 /// A ticket of a real catalog, the `nth` that it gives.
 fn ticket(nth: usize) -> Ticket {
-    let mut catalog = Catalog::new(Limits { blocks: 1000.into(), chunks_max: 1000, tickets_max: 1000 }, 3);
+    let mut catalog = Catalog::new(
+        Limits { blocks: 1000.into(), chunks_max: 1000, tickets_max: 1000 },
+        CachePolicy::Lru,
+        3,
+    );
     let chunks: Vec<(ChunkKey, u32)> =
         (0..=nth).map(|number| (ChunkKey::new([u8::try_from(number).unwrap() + 1; 32]), 1)).collect();
     match catalog.plan_store(&chunks, None, 0, &mut Vec::new()).pop() {
@@ -358,7 +362,7 @@ proptest! {
             prop_assert!(blocks <= ChunkRecord::room_blocks(record.length));
             let _ = record.extents.part(blocks - 1, 1);
 
-            let mut catalog = Catalog::new(Limits { blocks: 100.into(), chunks_max: 4, tickets_max: 4 }, 1);
+            let mut catalog = Catalog::new(Limits { blocks: 100.into(), chunks_max: 4, tickets_max: 4 }, CachePolicy::Lru, 1);
             let fits = catalog.restore(record);
             prop_assert!(!fits || list.iter().all(|extent| extent.end() <= 100));
             catalog.tie_restored();

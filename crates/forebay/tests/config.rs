@@ -395,7 +395,18 @@ fn values_are_read_as_people_write_them() {
     assert_eq!(accepted(with("lookup_wait_s: 60")).config.lookup_wait, Duration::from_mins(1));
     assert_eq!(accepted(with("remote_retries: 0")).config.remote_retries, 0);
     assert_eq!(accepted(with("on_busy: ' WAIT'")).config.on_busy, OnBusy::Wait);
-    assert_eq!(accepted(with("cache_policy: lru")).config.cache_policy, CachePolicy::Lru);
+    for (text, policy) in [
+        ("lru", CachePolicy::Lru),
+        ("FIFO", CachePolicy::Fifo),
+        ("Lfu", CachePolicy::Lfu),
+        ("S3-FIFO", CachePolicy::S3Fifo),
+        ("s3_fifo", CachePolicy::S3Fifo),
+    ] {
+        let resolved = accepted(with(&format!("cache_policy: {text}")));
+        assert_eq!(resolved.config.cache_policy, policy);
+        assert_eq!(resolved.config.value("cache_policy"), Some(policy.name().into()));
+        assert!(resolved.warnings.is_empty(), "{:?}", resolved.warnings);
+    }
     assert_eq!(accepted(with("max_local_disk_size: 16384")).config.max_local_disk_bytes, 1 << 44);
     for (written, path) in
         [("/kv", "/kv"), ("file:///kv/", "/kv/"), ("cache/kv", "cache/kv"), ("/a,b", "/a,b")]
@@ -877,7 +888,7 @@ fn every_key_of_lmcache_is_accepted_with_a_warning_that_says_why() {
         assert_eq!(resolved.warnings.len(), 1);
         assert!(accepted(with(&format!("{name}:"))).warnings.is_empty(), "null asks for nothing");
     }
-    for policy in ["LFU", "FIFO", "MRU", "lfu", "COST_AWARE"] {
+    for policy in ["MRU", "mru", "COST_AWARE"] {
         let resolved = accepted(with(&format!("cache_policy: {policy}")));
         assert_eq!(resolved.config.cache_policy, CachePolicy::Lru);
         warns(&resolved, &["`cache_policy`", "LRU"]);

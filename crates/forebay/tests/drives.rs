@@ -7,8 +7,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use forebay::catalog::{
-    AddressSpace, Catalog, ChunkRecord, DRIVES_MAX, DriveBlocks, Drives, Extent, Extents, Limits,
-    StoreDecision,
+    AddressSpace, CachePolicy, Catalog, ChunkRecord, DRIVES_MAX, DriveBlocks, Drives, Extent, Extents,
+    Limits, StoreDecision,
 };
 use forebay::config::Config;
 use forebay::tier::disk::block_file::BlockFile;
@@ -28,7 +28,7 @@ fn key(number: u8) -> ChunkKey {
 
 fn catalog_of(drives: &[u32]) -> Catalog {
     let blocks = DriveBlocks::from_slice(drives).unwrap();
-    Catalog::new(Limits { blocks, chunks_max: 1000, tickets_max: 1000 }, 1)
+    Catalog::new(Limits { blocks, chunks_max: 1000, tickets_max: 1000 }, CachePolicy::Lru, 1)
 }
 
 /// Stores a chunk that continues nothing; gives its record and how many were evicted for it.

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use forebay::catalog::{BLOCK_BYTES, Catalog, Limits, Plan, StoreDecision};
+use forebay::catalog::{BLOCK_BYTES, CachePolicy, Catalog, Limits, Plan, StoreDecision};
 use forebay::mover::{Batch, PIECE_BYTES, Region, Sink, Source, StoreJob};
 use forebay::outcome::Reason;
 use forebay::staging::{Class, Lease, Refusal, Staging};
@@ -231,7 +231,8 @@ fn miri_waiting_for_a_batch_takes_no_longer_than_asked() {
 }
 
 fn plan() -> Plan {
-    let mut catalog = Catalog::new(Limits { blocks: 10.into(), chunks_max: 10, tickets_max: 10 }, 1);
+    let mut catalog =
+        Catalog::new(Limits { blocks: 10.into(), chunks_max: 10, tickets_max: 10 }, CachePolicy::Lru, 1);
     match catalog.plan_store(&[(ChunkKey::new([1; 32]), 64)], None, 0, &mut Vec::new()).pop() {
         Some(StoreDecision::Write(plan)) => plan,
         other => panic!("{other:?} where there is room"),

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
-use forebay::catalog::BLOCK_BYTES;
+use forebay::catalog::{BLOCK_BYTES, CachePolicy};
 use forebay::tier::disk::directory::data_path;
 use forebay::{Cache, ChunkKey, Error, ErrorKind, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -136,8 +136,13 @@ fn measure(args: &BenchArgs) -> Result<Report> {
     let total_bytes = chunks * args.chunk_size;
     // A little more than a round, for what is under way.
     let spare = window(chunk_bytes as usize) as u64 + 1;
-    let shape =
-        Shape { chunks: chunks + spare, chunk_bytes, staging_bytes: args.staging, threads: args.threads };
+    let shape = Shape {
+        chunks: chunks + spare,
+        chunk_bytes,
+        staging_bytes: args.staging,
+        threads: args.threads,
+        policy: CachePolicy::Lru,
+    };
     let scratch = Scratch::in_directory(&args.dir, shape.disk_bytes().saturating_add(total_bytes))?;
     let progress = progress(chunks * (4 * u64::from(args.rounds) + 2) + shape.chunks);
 

@@ -12,6 +12,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use forebay::catalog::CachePolicy;
 use forebay::{ChunkKey, Error, ErrorKind, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -37,9 +38,9 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "N", required_unless_present = "generate", value_parser = clap::value_parser!(u64).range(2..))]
     capacity_chunks: Option<u64>,
 
-    /// What is evicted first: lru
-    #[arg(long, default_value = "lru", value_parser = policy)]
-    policy: Policy,
+    /// What is evicted first: lru, fifo, lfu or s3-fifo
+    #[arg(long, value_name = "NAME", default_value = "lru", value_parser = policy)]
+    policy: CachePolicy,
 
     /// Bytes of a chunk, such as 2MiB
     #[arg(long, value_name = "SIZE", default_value = "2MiB", value_parser = sizes::parse)]
@@ -99,26 +100,11 @@ With --json, one object:
 
 Exit code: 0 replayed, 1 a chunk was loaded that is not what was stored, 2 it could not be done.";
 
-/// What is evicted first.
-#[derive(Debug, Clone, Copy)]
-enum Policy {
-    Lru,
-}
-
-fn policy(name: &str) -> Result<Policy, String> {
-    if name.eq_ignore_ascii_case("lru") {
-        Ok(Policy::Lru)
-    } else {
-        Err("this version has no such policy; it has lru".into())
-    }
-}
-
-impl Policy {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Lru => "lru",
-        }
-    }
+fn policy(name: &str) -> Result<CachePolicy, String> {
+    CachePolicy::named(name).ok_or_else(|| {
+        let names = CachePolicy::ALL.map(|policy| policy.name().to_ascii_lowercase());
+        format!("this version has no such policy; it has {}", names.join(", "))
+    })
 }
 
 /// What requests are sent to.
@@ -165,10 +151,16 @@ pub(crate) fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<bool> {
     })?;
     let requests = trace::read(path, args.limit)?;
     let mut report = if args.simulate {
-        replay(&requests, "simulated", &mut Simulated::new(capacity, chunk_bytes)?)?
+        replay(&requests, "simulated", &mut Simulated::new(capacity, chunk_bytes, args.policy)?)?
     } else {
         let dir = args.dir.as_deref().ok_or_else(|| missing("--dir"))?;
-        let shape = Shape { chunks: capacity, chunk_bytes, staging_bytes: args.staging, threads: None };
+        let shape = Shape {
+            chunks: capacity,
+            chunk_bytes,
+            staging_bytes: args.staging,
+            threads: None,
+            policy: args.policy,
+        };
         replay(&requests, "real", &mut Real::in_directory(dir, &shape)?)?
     };
     let written = if args.json {
@@ -265,7 +257,7 @@ impl Report {
         json!({
             "trace": args.trace.as_deref().map(|path| path.display().to_string()),
             "mode": self.mode,
-            "policy": args.policy.name(),
+            "policy": args.policy.name().to_ascii_lowercase(),
             "capacity_chunks": capacity,
             "chunk_bytes": args.chunk_size,
             "requests": self.requests,
@@ -298,7 +290,7 @@ impl Report {
             count(self.requests, "request"),
             count(capacity, "chunk"),
             size(args.chunk_size),
-            args.policy.name(),
+            args.policy.name().to_ascii_lowercase(),
             self.mode,
             self.hit_rate(),
             self.hit_blocks,

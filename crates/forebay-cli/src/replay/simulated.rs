@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use forebay::catalog::{Catalog, ChunkRecord, Limits, LookupDecision, StoreDecision};
+use forebay::catalog::{CachePolicy, Catalog, ChunkRecord, Limits, LookupDecision, StoreDecision};
 use forebay::{ChunkKey, Error, ErrorKind, Result};
 
 use super::{Replayed, Step};
@@ -14,7 +14,7 @@ pub(super) struct Simulated {
 }
 
 impl Simulated {
-    pub(super) fn new(chunks: u64, chunk_bytes: u32) -> Result<Self> {
+    pub(super) fn new(chunks: u64, chunk_bytes: u32, policy: CachePolicy) -> Result<Self> {
         let blocks = chunks.checked_mul(ChunkRecord::room_blocks(chunk_bytes));
         let limits = blocks.and_then(|blocks| u32::try_from(blocks).ok()).map(|blocks| Limits {
             blocks: blocks.into(),
@@ -27,7 +27,7 @@ impl Simulated {
                 format!("{chunks} chunks of {chunk_bytes} bytes are more than the 16 TiB of a tier");
             Error::new(ErrorKind::Argument, message)
         })?;
-        Ok(Self { catalog: Catalog::new(limits, 1), chunk_bytes })
+        Ok(Self { catalog: Catalog::new(limits, policy, 1), chunk_bytes })
     }
 }
 

@@ -6,8 +6,8 @@
 //! Promises:
 //! * a chunk is found only after its store was committed, and only until it is evicted or dropped;
 //! * a chunk lies on one drive, and its blocks belong to one chunk at a time; those of a chunk being written or read are not given to another one;
-//! * eviction takes the least recently used chunk that nothing hangs on: never a chunk before a chunk that
-//!   continues it, never one that is pinned or being written;
+//! * eviction takes a chunk that nothing hangs on: never a chunk before a chunk that continues it, never one that is
+//!   pinned or being written; which of them goes first is its policy's to say ([`CachePolicy`]);
 //! * each ticket is answered once; when all are answered no pin and no reservation is left;
 //! * it holds at most `chunks_max` chunks and `tickets_max` open tickets.
 //!
@@ -15,10 +15,10 @@
 //! [`Catalog::commit`] only when payload and trailer are where the plan says.
 
 mod drives;
+mod eviction;
 mod extent;
 mod index;
 mod plan;
-mod recency;
 mod record;
 mod segments;
 mod space;
@@ -28,6 +28,7 @@ mod ties;
 use std::collections::{HashMap, HashSet};
 
 pub use drives::{DRIVES_MAX, DriveBlocks, Drives};
+pub use eviction::CachePolicy;
 pub use extent::{BLOCK_BYTES, EXTENTS_MAX, Extent, Extents, blocks_for};
 pub use plan::{LoadDecision, LookupDecision, PLAN_BYTES, Plan, StoreDecision, Ticket};
 pub use record::{ChunkRecord, Entry, RECORD_BYTES, grain_blocks};
@@ -35,9 +36,9 @@ pub(crate) use record::{u32_at, u64_at};
 pub use space::AddressSpace;
 
 use crate::key::ChunkKey;
+use eviction::Eviction;
 use index::Index;
-use recency::Recency;
-use table::{State, Table};
+use table::{Mark, State, Table};
 
 /// The bounds of a catalog.
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +87,7 @@ pub struct Catalog {
     drives: Drives,
     index: Index,
     table: Table,
-    recency: Recency,
+    order: Box<dyn Eviction>,
     open: HashMap<Ticket, Open>,
     /// The tickets of chunks that are being written.
     writes: HashMap<u32, Ticket>,
@@ -100,15 +101,16 @@ impl Catalog {
     ///
     /// # Panics
     /// When `epoch` is larger than [`EPOCH_MAX`].
-    pub fn new(limits: Limits, epoch: u32) -> Self {
+    pub fn new(limits: Limits, policy: CachePolicy, epoch: u32) -> Self {
         assert!(epoch <= EPOCH_MAX, "generations have no room for epoch {epoch}");
+        // Each chunk takes a block at least, so there are never more of them than blocks.
+        let chunks_max = u64::from(limits.chunks_max).min(limits.blocks.total());
         Self {
             limits,
             drives: Drives::new(&limits.blocks),
-            // Each chunk takes a block at least, so there are never more of them than blocks.
-            index: Index::new(u64::from(limits.chunks_max).min(limits.blocks.total())),
+            index: Index::new(chunks_max),
             table: Table::new(),
-            recency: Recency::default(),
+            order: eviction::order(policy, chunks_max),
             open: HashMap::new(),
             writes: HashMap::new(),
             next_ticket: (u64::from(epoch) << EPOCH_SHIFT) + 1,
@@ -122,7 +124,7 @@ impl Catalog {
         u32::try_from(generation >> EPOCH_SHIFT).unwrap_or(u32::MAX)
     }
 
-    /// Takes in a chunk known from before, as the least recently used one. `false` when it cannot be: its blocks
+    /// Takes in a chunk known from before, as the first to go of those that may. `false` when it cannot be: its blocks
     /// are another chunk's or it has none, its key is there, the catalog is full.
     pub fn restore(&mut self, record: ChunkRecord) -> bool {
         if self.len() >= self.limits.chunks_max as usize
@@ -135,7 +137,7 @@ impl Catalog {
         // Most come after the chunk they continue. Nothing continues a new one yet, so no ring can come of it.
         let parent = self.find(&record.parent);
         let id = self.insert(&record, State::Committed, parent);
-        self.recency.push_oldest(&mut self.table, id);
+        self.order.restore(&mut self.table, id);
         true
     }
 
@@ -148,7 +150,7 @@ impl Catalog {
             let mut chain = Vec::new();
             let mut next = Some(id);
             while let Some((id, parent)) = next
-                .filter(|&id| self.table[id].parent_is_named && seen.insert(id))
+                .filter(|&id| self.table[id].has(Mark::ParentIsNamed) && seen.insert(id))
                 .and_then(|id| Some((id, self.find(&self.table.parent_key(id))?)))
             {
                 chain.push((id, parent));
@@ -169,7 +171,7 @@ impl Catalog {
             return LookupDecision::Busy;
         }
         let chunks = found.len();
-        self.recency.renew(&mut self.table, &found);
+        self.order.used(&mut self.table, &found);
         found.iter().for_each(|&id| self.table[id].pins += 1);
         LookupDecision::Hit { chunks, ticket: self.open(Open::Lookup(found)) }
     }
@@ -187,6 +189,7 @@ impl Catalog {
         let mut before = parent.and_then(|key| self.find(&key));
         let mut depth = before.map_or(0, |id| self.table.depth(id).saturating_add(1));
         let mut chain = before.map_or_else(Vec::new, |id| self.table.ancestors(id));
+        let mut present = Vec::new();
         let mut decisions = Vec::with_capacity(chunks.len());
         let mut full = false;
         for &(key, length) in chunks {
@@ -198,6 +201,7 @@ impl Catalog {
                     State::Writing => StoreDecision::InFlight(self.writes[&id]),
                     _ => StoreDecision::Present,
                 };
+                present.push(id);
                 (decision, Some(id))
             } else {
                 let record = ChunkRecord {
@@ -228,8 +232,10 @@ impl Catalog {
             decisions.push(decision);
         }
         // A chunk may have gone again to make room for a later one of the same call.
+        present.retain(|&id| self.table[id].is_listed());
         chain.retain(|&id| self.table[id].is_listed());
-        self.recency.renew(&mut self.table, &chain);
+        self.order.used(&mut self.table, &present);
+        self.order.continued(&mut self.table, &chain);
         decisions
     }
 
@@ -263,6 +269,7 @@ impl Catalog {
     pub fn commit(&mut self, ticket: Ticket) -> bool {
         let Some(id) = self.close_write(ticket) else { return false };
         self.table[id].state = State::Committed;
+        self.may_come_back(id);
         true
     }
 
@@ -308,10 +315,11 @@ impl Catalog {
         self.find(key).is_some_and(|id| self.table[id].state == State::Committed)
     }
 
-    /// All committed chunks, least recently used first.
+    /// All committed chunks, those first that would go first. Taken in again the other way round, they go in this
+    /// order.
     pub fn committed(&self) -> impl Iterator<Item = ChunkRecord> {
-        self.recency
-            .oldest_first(&self.table)
+        self.order
+            .first_to_go(&self.table)
             .filter(|&id| self.table[id].state == State::Committed)
             .map(|id| self.table.record(id))
     }
@@ -440,14 +448,18 @@ impl Catalog {
                 None => break None,
             }
         };
+        let id = place.map(|place| {
+            (record.drive, record.extents) = place;
+            record.generation = self.next_generation;
+            self.next_generation += 1;
+            let id = self.insert(&record, State::Writing, parent);
+            self.order.add(&mut self.table, id);
+            id
+        });
         if let Some(id) = parent {
-            self.table[id].pins -= 1;
+            self.unpin(id);
         }
-        (record.drive, record.extents) = place?;
-        record.generation = self.next_generation;
-        self.next_generation += 1;
-        let id = self.insert(&record, State::Writing, parent);
-        self.recency.push_newest(&mut self.table, id);
+        let id = id?;
         let ticket = self.open(Open::Write(id));
         self.writes.insert(id, ticket);
         Some((Plan { ticket, record }, id))
@@ -459,27 +471,23 @@ impl Catalog {
         id
     }
 
-    /// Evicts the least recently used chunk that may go. Those that may not are passed over to the recent end:
-    /// something that was used later hangs on them, or somebody uses them now.
+    /// Evicts the first chunk that may go.
     fn evict(&mut self) -> Option<Entry> {
-        for _ in 0..self.len() {
-            let id = self.recency.oldest()?;
-            let chunk = &self.table[id];
-            if chunk.state == State::Committed && chunk.pins == 0 && chunk.children == 0 {
-                self.counts.evicted += 1;
-                let removal = self.unlist(id);
-                self.forget(id);
-                return Some(removal);
-            }
-            self.recency.pass_over_oldest(&mut self.table);
-        }
-        None
+        let id = self.order.victim(&mut self.table)?;
+        self.counts.evicted += 1;
+        let removal = self.unlist(id);
+        self.forget(id);
+        Some(removal)
     }
 
     /// Takes a chunk out of the index, so that it is not found any more.
     fn unlist(&mut self, id: u32) -> Entry {
+        let parent = self.table.live_parent(id);
         self.table.untie(id);
-        self.recency.remove(&mut self.table, id);
+        self.order.remove(&mut self.table, id);
+        if let Some(parent) = parent {
+            self.may_come_back(parent);
+        }
         let (key, generation) = (self.table[id].key, self.table[id].generation);
         self.index.remove(&key, id);
         Entry::Remove(key, generation)
@@ -496,6 +504,16 @@ impl Catalog {
         chunk.pins -= 1;
         if chunk.pins == 0 && chunk.state == State::Dropped {
             self.forget(id);
+        } else {
+            self.may_come_back(id);
+        }
+    }
+
+    /// One of the things that may have kept a chunk is gone.
+    fn may_come_back(&mut self, id: u32) {
+        let chunk = &self.table[id];
+        if chunk.has(Mark::Waits) && chunk.may_go() {
+            self.order.come_back(&mut self.table, id);
         }
     }
 }

@@ -29,6 +29,10 @@ impl<T> Segments<T> {
         self.0.last_mut().expect("there is one with room").push(item);
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flatten()
+    }
+
     /// The item of this number, which need not be there.
     pub(super) fn get(&self, number: u32) -> Option<&T> {
         self.0.get((number >> PIECE_SHIFT) as usize)?.get(number as usize % PIECE)

@@ -10,8 +10,8 @@
 
 use std::collections::HashMap;
 
+use super::eviction::Links;
 use super::extent::{Extent, Extents};
-use super::recency::Links;
 use super::record::ChunkRecord;
 use super::segments::Segments;
 use crate::key::ChunkKey;
@@ -33,13 +33,24 @@ pub(super) enum State {
     Gone,
 }
 
+/// What is true of few chunks.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Mark {
+    /// Its parent's key is not that of the chunk it is tied to: it stands in a map.
+    ParentIsNamed = 1,
+    /// It has more extents than one: they stand in a map.
+    IsScattered = 2,
+    /// Its turn to be evicted has come, and it may not go yet.
+    Waits = 4,
+}
+
 /// What is needed of a chunk to find it, to use it and to keep it: one cache line.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Chunk {
     pub(super) key: ChunkKey,
     pub(super) generation: u64,
-    /// Its neighbours in the order of use; in a place that is unused the next such.
+    /// Its neighbours in the order of eviction; in a place that is unused the next such.
     pub(super) links: Links,
     /// The chunk it is tied to, there or gone; [`NIL`] without one.
     pub(super) parent: u32,
@@ -47,19 +58,31 @@ pub(super) struct Chunk {
     pub(super) children: u32,
     pub(super) pins: u32,
     pub(super) state: State,
-    /// Its parent's key is not that of the chunk it is tied to: it stands in a map.
-    pub(super) parent_is_named: bool,
-    /// It has more extents than one: they stand in a map.
-    is_scattered: bool,
+    marks: u8,
+    /// What its eviction policy knows of it.
+    pub(super) rank: u8,
     pub(super) drive: u8,
 }
 
 const _: () = assert!(size_of::<Chunk>() == 64 && size_of::<Rest>() == 24);
 
 impl Chunk {
-    /// Whether it is in the index and in the order of use.
+    /// Whether it is in the index and in the order of eviction.
     pub(super) fn is_listed(&self) -> bool {
         matches!(self.state, State::Writing | State::Committed)
+    }
+
+    /// Whether it may be evicted: nothing hangs on it and nobody uses it.
+    pub(super) fn may_go(&self) -> bool {
+        self.state == State::Committed && self.pins == 0 && self.children == 0
+    }
+
+    pub(super) fn has(&self, mark: Mark) -> bool {
+        self.marks & mark as u8 != 0
+    }
+
+    pub(super) fn set(&mut self, mark: Mark, is: bool) {
+        self.marks = if is { self.marks | mark as u8 } else { self.marks & !(mark as u8) };
     }
 }
 
@@ -103,7 +126,6 @@ impl Table {
     /// Takes a chunk in, tied to `parent`.
     pub(super) fn insert(&mut self, record: &ChunkRecord, state: State, parent: Option<u32>) -> u32 {
         let extents = record.extents.as_slice();
-        let is_scattered = extents.len() > 1;
         let chunk = Chunk {
             key: record.key,
             generation: record.generation,
@@ -112,8 +134,8 @@ impl Table {
             children: 0,
             pins: 0,
             state,
-            parent_is_named: false,
-            is_scattered,
+            marks: 0,
+            rank: 0,
             drive: record.drive,
         };
         let rest = Rest {
@@ -134,7 +156,8 @@ impl Table {
             self.rests[id] = rest;
             id
         };
-        if is_scattered {
+        if extents.len() > 1 {
+            self[id].set(Mark::IsScattered, true);
             self.scattered.insert(id, record.extents);
         }
         self.set_parent(id, parent, record.parent);
@@ -144,7 +167,8 @@ impl Table {
     /// Forgets a chunk that is no longer listed and whose blocks are free; what continues it goes on knowing its
     /// key.
     pub(super) fn forget(&mut self, id: u32) {
-        if std::mem::take(&mut self[id].is_scattered) {
+        if self[id].has(Mark::IsScattered) {
+            self[id].set(Mark::IsScattered, false);
             self.scattered.remove(&id);
         }
         self[id].state = State::Gone;
@@ -160,7 +184,7 @@ impl Table {
     }
 
     pub(super) fn extents(&self, id: u32) -> Extents {
-        if self[id].is_scattered {
+        if self[id].has(Mark::IsScattered) {
             self.scattered[&id]
         } else {
             Extents::from_slice(&[self.rests[id].extent]).expect("a chunk may have one extent")
@@ -174,7 +198,7 @@ impl Table {
     /// Key of the chunk before this one, by its record.
     pub(super) fn parent_key(&self, id: u32) -> ChunkKey {
         let chunk = &self[id];
-        if chunk.parent_is_named {
+        if chunk.has(Mark::ParentIsNamed) {
             self.named_parents[&id]
         } else if chunk.parent == NIL {
             ChunkKey::NONE
@@ -186,6 +210,11 @@ impl Table {
     /// Chunks whose parent's key is known, but that are tied to no chunk of that key.
     pub(super) fn with_named_parent(&self) -> Vec<u32> {
         self.named_parents.keys().copied().collect()
+    }
+
+    /// Of each place how many chunks are tied to the chunk there.
+    pub(super) fn children(&self) -> impl Iterator<Item = u32> {
+        self.chunks.iter().map(|chunk| chunk.children)
     }
 
     /// Lets go of memory that was needed for a while.
@@ -202,7 +231,8 @@ impl Table {
             self[parent].key
         });
         let is_named = implied != key;
-        let was_named = std::mem::replace(&mut self[id].parent_is_named, is_named);
+        let was_named = self[id].has(Mark::ParentIsNamed);
+        self[id].set(Mark::ParentIsNamed, is_named);
         if is_named {
             self.named_parents.insert(id, key);
         } else if was_named {

@@ -121,7 +121,7 @@ impl fmt::Display for Kind {
             Self::Tiers => f.write_str("all, or one or several of memory, disk and remote"),
             Self::Busy => f.write_str("wait or drop"),
             Self::Secret { max_bytes } => write!(f, "text of at most {max_bytes} bytes"),
-            Self::Policy => f.write_str("LRU"),
+            Self::Policy => f.write_str("LRU, FIFO, LFU or S3-FIFO"),
             Self::Sync { max } => {
                 write!(f, "none, always, or a number of seconds above 0, at most {max}")
             }
@@ -265,8 +265,10 @@ pub const KEYS: &[Key] = &[
         name: "cache_policy",
         kind: Kind::Policy,
         default: Some("LRU"),
-        meaning: "What is evicted first when a tier is full: the chunk unused for longest.",
-        remedy: "Set cache_policy to LRU, the only one of this version",
+        meaning: "What is evicted first when a tier is full: the chunk unused for longest (LRU), stored first (FIFO), used least \
+                  often of late (LFU), or S3-FIFO: stored first of those that were hardly used since. A prompt's end always \
+                  goes before its front.",
+        remedy: "Set cache_policy to LRU, FIFO, LFU or S3-FIFO",
         shared: true,
     },
     Key {

@@ -33,6 +33,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::catalog::CachePolicy;
 pub use explain::{Explained, explain};
 pub use keys::{KEYS, Key, Kind};
 pub use peers::{PEER_KEYS, PeerKey, Verdict};
@@ -106,14 +107,6 @@ pub struct Config {
     pub salt: String,
     /// Whether chunks of generated tokens are stored too.
     pub save_decode_cache: bool,
-}
-
-/// What is evicted first when a tier is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CachePolicy {
-    /// The chunk unused for longest.
-    Lru,
 }
 
 /// What a chunk to be stored does when a tier has its hands full.
@@ -314,9 +307,7 @@ impl Config {
                 OnBusy::Drop => "drop".into(),
             },
             "lookup_wait_s" => self.lookup_wait.as_secs_f64().into(),
-            "cache_policy" => match self.cache_policy {
-                CachePolicy::Lru => "LRU".into(),
-            },
+            "cache_policy" => self.cache_policy.name().into(),
             "disk_sync" => match self.disk_sync {
                 DiskSync::None => "none".into(),
                 DiskSync::Always => "always".into(),

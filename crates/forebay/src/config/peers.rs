@@ -67,7 +67,7 @@ const fn none(name: &'static str, note: &'static str) -> PeerKey {
 const API: &str = "Forebay opens no port; look with `stats()` and the command line";
 const BLEND: &str = "only prefixes are reused, never text in the middle of a prompt";
 const CONTROLLER: &str = "there is no controller process";
-const COST: &str = "the eviction policy is LRU";
+const COST: &str = "no eviction policy goes by cost";
 const GDS: &str = "data crosses the staging buffer; GPUDirect Storage is not used";
 const HIDDEN_STATES: &str = "only KV cache is stored, no hidden states";
 const LAZY: &str = "all memory is allocated at start and none after";
@@ -108,7 +108,10 @@ pub const PEER_KEYS: &[PeerKey] = &[
         "remote_url",
         "s3, redis, rediss, valkey, valkeys and file are spoken, and another store is an error; s3:// names bucket and prefix, not a host; fs:// is file:// here",
     ),
-    different("cache_policy", "LRU; the others are accepted, with a warning, and LRU is used"),
+    different(
+        "cache_policy",
+        "LRU, FIFO and LFU as there, and S3-FIFO; LFU lets old fame fade. The others are accepted, with a warning, and LRU is used",
+    ),
     different(
         STORE_LOCATION,
         "LocalCPUBackend, LocalDiskBackend and RemoteBackend become store_to; another name is ignored, with a warning",

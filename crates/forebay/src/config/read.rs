@@ -22,8 +22,8 @@ const PATH_BYTES_MAX: usize = 4096;
 /// Longest URL, in bytes.
 const URL_BYTES_MAX: usize = 4096;
 
-/// Policies of `LMCache`, and those planned here, that this version replaces by LRU.
-const OTHER_POLICIES: [&str; 5] = ["LFU", "FIFO", "MRU", "S3-FIFO", "COST-AWARE"];
+/// Policies of `LMCache` that this version replaces by LRU.
+const OTHER_POLICIES: [&str; 2] = ["MRU", "COST-AWARE"];
 
 /// A value with its key and its origin.
 pub(super) struct Field {
@@ -258,15 +258,18 @@ impl Field {
     pub(super) fn policy(&self) -> Result<(CachePolicy, Option<String>)> {
         let Value::Text(text) = &self.value else { return Err(self.expected()) };
         let asked = text.trim().to_ascii_uppercase().replace('_', "-");
-        if asked == "LRU" {
-            return Ok((CachePolicy::Lru, None));
+        if let Some(policy) = CachePolicy::named(&asked) {
+            return Ok((policy, None));
         }
         if OTHER_POLICIES.contains(&asked.as_str()) {
-            let warning =
-                format!("`{}` is {asked} ({}): this version has LRU and uses it", self.key.name, self.origin);
+            let warning = format!(
+                "`{}` is {asked} ({}): this version has none such and uses LRU",
+                self.key.name, self.origin
+            );
             return Ok((CachePolicy::Lru, Some(warning)));
         }
-        Err(match suggest::nearest(&asked, OTHER_POLICIES.into_iter().chain(["LRU"])) {
+        let known = CachePolicy::ALL.map(CachePolicy::name).into_iter().chain(OTHER_POLICIES);
+        Err(match suggest::nearest(&asked, known) {
             Some((_, near)) => self.refused(&format!("no such policy; did you mean {near}?")),
             None => self.expected(),
         })

@@ -116,6 +116,7 @@ impl ControlPlane {
             min_free_bytes: config.disk_min_free_bytes,
             chunk_bytes,
             direct_io: config.disk_direct_io == DirectIo::Auto,
+            cache_policy: config.cache_policy,
         };
         let Opened { directory, catalog, journal, journal_records, interrupted, rebuilt } =
             Directory::open(&settings)?;

@@ -2,7 +2,7 @@
 //! Nothing is kept of a prompt but its number, so that there can be millions of chunks.
 
 use forebay::ChunkKey;
-use forebay::catalog::{BLOCK_BYTES, Catalog, Limits, LookupDecision, StoreDecision};
+use forebay::catalog::{BLOCK_BYTES, CachePolicy, Catalog, Limits, LookupDecision, StoreDecision};
 
 /// Payload bytes of the chunks: two blocks each with their trailer.
 const LENGTH: u32 = 4096;
@@ -49,8 +49,9 @@ pub(crate) fn fill(keys: &mut [ChunkKey], prompt: u64) {
 }
 
 /// A catalog with room for so many chunks, and no others than these.
-pub(crate) fn catalog_of(chunks: u32) -> Catalog {
-    Catalog::new(Limits { blocks: (2 * chunks).into(), chunks_max: chunks, tickets_max: 1 << 20 }, 1)
+pub(crate) fn catalog_of(chunks: u32, policy: CachePolicy) -> Catalog {
+    let limits = Limits { blocks: (2 * chunks).into(), chunks_max: chunks, tickets_max: 1 << 20 };
+    Catalog::new(limits, policy, 1)
 }
 
 /// Stores chunks `from..to` of a prompt.

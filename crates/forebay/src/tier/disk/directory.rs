@@ -16,7 +16,7 @@ use super::lock::Lock;
 use super::members::{Member, Members};
 use super::namespaces::describe;
 use super::recovery::{DriveData, Found, read_journal, rebuild};
-use crate::catalog::{BLOCK_BYTES, Catalog, ChunkRecord, DRIVES_MAX, EPOCH_MAX, Entry, Limits};
+use crate::catalog::{BLOCK_BYTES, CachePolicy, Catalog, ChunkRecord, DRIVES_MAX, EPOCH_MAX, Entry, Limits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
 
@@ -38,6 +38,8 @@ pub struct Settings {
     pub chunk_bytes: u64,
     /// Whether to go past the page cache where that works.
     pub direct_io: bool,
+    /// What is evicted first.
+    pub cache_policy: CachePolicy,
 }
 
 /// The owned directories of a cache. The locks go with it.
@@ -108,7 +110,7 @@ impl Directory {
         let blocks = reserve_space(settings, division, members.list())?;
 
         let limits = Limits { blocks, chunks_max: division.chunks_max, tickets_max: TICKETS_MAX };
-        let mut catalog = Catalog::new(limits, epoch);
+        let mut catalog = Catalog::new(limits, settings.cache_policy, epoch);
         let mut journal = Journal::begin(&path, found.next_segment, epoch)?;
         // Newest first: of two chunks that claim the same blocks the newer one is right, and if not all of them
         // have room any more the oldest go. A drive that is lost has taken its chunks with it.

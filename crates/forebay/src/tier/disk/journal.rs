@@ -174,7 +174,7 @@ impl Journal {
     }
 }
 
-/// Writes a checkpoint (records least recently used first) and deletes the segments it makes void.
+/// Writes a checkpoint (records in the order in which they would be evicted) and deletes the segments it makes void.
 ///
 /// # Errors
 /// When it cannot be written; the former checkpoint and its segments then stay the truth.

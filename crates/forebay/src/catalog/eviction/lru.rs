@@ -1,0 +1,59 @@
+//! The least recently used goes first.
+//!
+//! A prompt that is used is used from end to beginning, whatever the order of its chunks in memory: so its end is the older
+//! part, and goes first. A chunk whose turn comes before it may go is passed over to the recent end.
+
+use super::Eviction;
+use super::queue::{Queue, in_pieces};
+use crate::catalog::table::Table;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Lru {
+    queue: Queue,
+}
+
+impl Eviction for Lru {
+    fn add(&mut self, table: &mut Table, id: u32) {
+        self.queue.push_newest(table, id);
+    }
+
+    fn restore(&mut self, table: &mut Table, id: u32) {
+        self.queue.push_oldest(table, id);
+    }
+
+    fn remove(&mut self, table: &mut Table, id: u32) {
+        self.queue.remove(table, id);
+    }
+
+    fn used(&mut self, table: &mut Table, chain: &[u32]) {
+        in_pieces(table, chain, |table, piece| {
+            self.queue.renew(table, piece[piece.len() - 1], piece[0]);
+        });
+    }
+
+    fn continued(&mut self, table: &mut Table, chain: &[u32]) {
+        self.used(table, chain);
+    }
+
+    fn victim(&mut self, table: &mut Table) -> Option<u32> {
+        let first = self.queue.oldest()?;
+        let mut id = first;
+        while !table[id].may_go() {
+            self.queue.renew(table, id, id);
+            id = self.queue.oldest()?;
+            if id == first {
+                return None;
+            }
+        }
+        Some(id)
+    }
+
+    fn come_back(&mut self, _table: &mut Table, _id: u32) {
+        unreachable!("a chunk that is passed over does not wait");
+    }
+
+    fn first_to_go<'a>(&'a self, table: &'a Table) -> Box<dyn Iterator<Item = u32> + 'a> {
+        Box::new(self.queue.oldest_first(table))
+    }
+}
