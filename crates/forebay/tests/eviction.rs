@@ -365,6 +365,31 @@ fn old_fame_fades() {
 }
 
 #[test]
+fn fame_has_a_bound() {
+    // Both have all the fame there is; one more use, and the first would have more.
+    for (uses, first_to_go) in [(14, 0), (13, 1)] {
+        let mut catalog = catalog_of(2, CachePolicy::Lfu);
+        store(&mut catalog, &keys([0]));
+        store(&mut catalog, &keys([1]));
+        (0..1000).for_each(|_| assert_eq!(used(&mut catalog, &keys([0])), 1));
+        (0..uses).for_each(|_| assert_eq!(used(&mut catalog, &keys([1])), 1));
+        assert_eq!(store(&mut catalog, &keys([2])), keys([first_to_go]), "{uses}");
+    }
+}
+
+#[test]
+fn what_is_used_while_it_is_passed_over_has_fame_again() {
+    let mut catalog = catalog_of(3, CachePolicy::Lfu);
+    (0..3).for_each(|number| assert_eq!(store(&mut catalog, &[key(number)]), []));
+    let reading = read(&mut catalog, key(0));
+    assert_eq!(store(&mut catalog, &[key(3)]), [key(1)]);
+    (0..2).for_each(|_| assert_eq!(used(&mut catalog, &[key(0)]), 1));
+    assert!(catalog.release(reading));
+    assert_eq!(store(&mut catalog, &[key(4)]), [key(2)]);
+    assert_eq!(store(&mut catalog, &[key(5)]), [key(3)]);
+}
+
+#[test]
 fn what_went_lately_and_comes_back_is_kept() {
     let mut catalog = catalog_of(20, CachePolicy::S3Fifo);
     let scan = |catalog: &mut Catalog, from: u32| {

@@ -502,10 +502,12 @@ impl Catalog {
     fn unpin(&mut self, id: u32) {
         let chunk = &mut self.table[id];
         chunk.pins -= 1;
-        if chunk.pins == 0 && chunk.state == State::Dropped {
-            self.forget(id);
-        } else {
-            self.may_come_back(id);
+        if chunk.pins == 0 {
+            if chunk.state == State::Dropped {
+                self.forget(id);
+            } else if chunk.has(Mark::Waits) {
+                self.may_come_back(id);
+            }
         }
     }
 

@@ -92,13 +92,16 @@ impl Queue {
 /// chunk.
 #[inline]
 pub(super) fn in_pieces(table: &mut Table, chain: &[u32], mut move_piece: impl FnMut(&mut Table, &[u32])) {
-    let mut end = chain.len();
-    while end > 0 {
-        let mut begin = end - 1;
-        while begin > 0 && table[chain[begin]].links.newer == chain[begin - 1] {
-            begin -= 1;
+    let mut rest = chain;
+    while let Some((&oldest, mut before)) = rest.split_last() {
+        let mut newest = oldest;
+        while let Some((&next, others)) = before.split_last()
+            && table[newest].links.newer == next
+        {
+            newest = next;
+            before = others;
         }
-        move_piece(table, &chain[begin..end]);
-        end = begin;
+        move_piece(table, &rest[before.len()..]);
+        rest = before;
     }
 }
