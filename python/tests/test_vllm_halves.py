@@ -11,12 +11,13 @@ import pytest
 
 from forebay.vllm import worker as worker_module
 from forebay.vllm.incidents import Incidents
-from forebay.vllm.layout import KvLayout
+from forebay.vllm.layout import KvLayout, Shard
 from forebay.vllm.messages import SKIPPED_BLOCK, LoadJob, StepPlan, StepReport, StoreJob
 from forebay.vllm.scheduler import SchedulerHalf
 from forebay.vllm.worker import WorkerHalf
 
 LAYOUT = KvLayout("LBHNC", ("l0",), (0,), 100, 100, 6400, block_tokens=4, hash_tokens=4, chunk_tokens=8)
+ONE_SHARD = (Shard(tp_rank=0, tp_size=1, pp_rank=0, pp_size=1, workers=(0,)),)
 KEYS = [bytes([index]) * 32 for index in range(16)]
 
 
@@ -38,7 +39,8 @@ class Plane:
         self.finished: list[tuple[bytes, str]] = []
         self.stored: list[tuple[list[bytes], bytes | None]] = []
 
-    def lookup(self, keys: list[bytes]) -> Pin:
+    def lookup(self, keys: list[bytes], settle: bool = False) -> Pin:
+        self.asked_to_settle = settle
         chunks = sum(key in KEYS[: self.has] for key in keys) if self.status == "hit" else 0
         return Pin(self, chunks, self.status)
 
@@ -143,12 +145,19 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def scheduler(plane: Plane, **settings: Any) -> SchedulerHalf:
-    values = SimpleNamespace(save_decode_cache=False, **settings)
-    return SchedulerHalf(values, LAYOUT, plane, lambda request: None, Incidents())  # type: ignore[arg-type]
+    values = SimpleNamespace(**{"save_decode_cache": False, "lookup_wait_s": 0.05, **settings})
+    return SchedulerHalf(
+        values,  # type: ignore[arg-type]
+        LAYOUT,
+        ONE_SHARD,
+        plane,  # type: ignore[arg-type]
+        lambda request: [None],  # type: ignore[list-item]
+        incidents=Incidents(),
+    )
 
 
 def worker(mover: Mover) -> WorkerHalf:
-    half = WorkerHalf(lambda: mover, Incidents())  # type: ignore[arg-type,return-value]
+    half = WorkerHalf(0, lambda: mover, Incidents())  # type: ignore[arg-type,return-value]
     half.register(Pages())
     return half
 
@@ -229,14 +238,33 @@ def test_after_a_failed_load_the_request_is_computed_and_its_chunk_stored_again(
 
 
 @pytest.mark.usefixtures("keys")
-@pytest.mark.parametrize("status", ["pending", "busy"])
-def test_a_lookup_without_an_answer_delays_a_bounded_number_of_times(status: str) -> None:
-    plane = Plane(2, status)
-    half, asked = scheduler(plane), request(20)
-    answers = [half.matched_tokens(asked, 0) for _ in range(100)]
-    assert answers[-1] == (0, False)
-    assert answers.count((None, False)) <= (32 if status == "pending" else 0)
+def test_a_lookup_that_is_still_being_answered_is_asked_again_until_its_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("forebay.vllm.scheduler._SETTLE", {"settle": True})
+    now = [100.0]
+    monkeypatch.setattr("forebay.vllm.scheduler.time", SimpleNamespace(monotonic=lambda: now[0]))
+    plane = Plane(2, "pending")
+    half, asked = scheduler(plane, lookup_wait_s=1.0), request(20)
+    for now[0] in (100.0, 100.5, 100.9):
+        assert half.matched_tokens(asked, 0) == (None, False)
+        assert not plane.asked_to_settle
+    now[0] = 101.0
+    assert half.matched_tokens(asked, 0) == (0, False)
+    assert plane.asked_to_settle, "what is known at the deadline must do"
+    assert half.stats()["connector_lookup_pending"] == 1
+    plane.status = "hit"
+    assert half.matched_tokens(asked, 0) == (16, True)
+    half.request_finished("r")
     assert plane.pins == 0
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_lookup_that_is_refused_is_a_miss_at_once() -> None:
+    plane = Plane(2, "busy")
+    half = scheduler(plane)
+    assert half.matched_tokens(request(20), 0) == (0, False)
+    assert plane.pins == 0 and half.stats()["connector_lookup_busy"] == 1
 
 
 @pytest.mark.usefixtures("keys")
@@ -277,7 +305,7 @@ def test_a_chunk_whose_blocks_were_taken_while_it_was_copied_is_never_reported_a
     monkeypatch.setattr(worker_module, "_PREEMPTION_WAIT_MAX_S", 0.01)
     mover = Mover()
     half = worker(mover)
-    step(half, StepPlan(stores=[StoreJob("r", [b"m"], [[1, 2]])]))
+    step(half, StepPlan(stores=[StoreJob(0, "r", [b"m"], [[1, 2]])]))
     step(half, StepPlan(preempted=["r"]))
     assert mover.moves[0].cancelled
     mover.moves[0].end("written")
@@ -291,7 +319,7 @@ def test_a_load_that_takes_too_long_is_cancelled_and_its_blocks_stay_out_of_use_
     monkeypatch.setattr(worker_module, "_LOAD_MAX_S", -1.0)
     mover = Mover()
     half = worker(mover)
-    _, arrived, _, _ = step(half, StepPlan(loads=[LoadJob("r", [b"m"], [[1, SKIPPED_BLOCK]])]))
+    _, arrived, _, _ = step(half, StepPlan(loads=[LoadJob(0, "r", [b"m"], [[1, SKIPPED_BLOCK]])]))
     assert arrived == set() and mover.moves[0].cancelled
     mover.moves[0].end("failed", "cancelled")
     _, arrived, failed, _ = step(half, StepPlan())
@@ -301,7 +329,7 @@ def test_a_load_that_takes_too_long_is_cancelled_and_its_blocks_stay_out_of_use_
 def test_an_aborted_load_is_cancelled_and_still_reported_once() -> None:
     mover = Mover()
     half = worker(mover)
-    step(half, StepPlan(loads=[LoadJob("r", [b"m"], [[1, 2]])]))
+    step(half, StepPlan(loads=[LoadJob(0, "r", [b"m"], [[1, 2]])]))
     step(half, StepPlan(abandoned=["r"]))
     assert mover.moves[0].cancelled
     mover.moves[0].end("failed", "cancelled")
@@ -314,9 +342,11 @@ def test_a_mover_that_cannot_start_turns_the_cache_off_and_answers_every_job() -
     def refuse() -> Any:
         raise OSError("no memory for staging")
 
-    engine = WorkerHalf(refuse, Incidents())
+    engine = WorkerHalf(0, refuse, Incidents())
     engine.register(Pages())
-    plan = StepPlan(loads=[LoadJob("a", [b"load"], [[1, 2]])], stores=[StoreJob("b", [b"store"], [[3, 4]])], held=["b"])
+    plan = StepPlan(
+        loads=[LoadJob(0, "a", [b"load"], [[1, 2]])], stores=[StoreJob(0, "b", [b"store"], [[3, 4]])], held=["b"]
+    )
     free, arrived, failed, report = step(engine, plan)
     assert (free, arrived, failed) == ({"b"}, {"a"}, {1, 2})
     assert report is not None and "no memory" in report.broken
@@ -333,7 +363,7 @@ def test_what_a_worker_finished_while_shutting_down_reaches_the_scheduler() -> N
     mover = Mover()
     engine = worker(mover)
     step(engine, half.plan_step({}, (), lambda name: []))
-    step(engine, StepPlan(stores=[StoreJob("r", [b"m"], [[1, 2]])]))
+    step(engine, StepPlan(stores=[StoreJob(0, "r", [b"m"], [[1, 2]])]))
     half._flights[b"m"] = SimpleNamespace(request_id="r", chunk=0, is_load=False)  # type: ignore[assignment]
     mover.moves[0].end("written")
     engine.shutdown()

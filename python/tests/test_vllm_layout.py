@@ -19,7 +19,7 @@ from vllm.v1.kv_cache_interface import (
 
 import forebay
 from forebay.vllm.device import DevicePages, HostPages, open_pages
-from forebay.vllm.layout import KvLayout, Unsupported, lora_identity, namespace, read_layout
+from forebay.vllm.layout import KvLayout, Unsupported, lora_identity, namespace, read_layout, read_shards, worker_index
 from forebay.vllm.messages import SKIPPED_BLOCK
 
 BLOCKS, LAYERS, PAGE_BYTES = (
@@ -47,7 +47,12 @@ def cache_config(*specs: Any, layout: str = "LBHNC") -> KVCacheConfig:
 
 
 def engine_config(**changes: Any) -> Any:
-    parallel = {"tensor_parallel_size": 1, "pipeline_parallel_size": 1}
+    parallel = {
+        "tensor_parallel_size": 1,
+        "pipeline_parallel_size": 1,
+        "decode_context_parallel_size": 1,
+        "prefill_context_parallel_size": 1,
+    }
     values: dict[str, Any] = {
         "parallel_config": SimpleNamespace(**{**parallel, **changes.pop("parallel", {})}),
         "speculative_config": None,
@@ -59,6 +64,7 @@ def engine_config(**changes: Any) -> Any:
             dtype=torch.float32,
             quantization=None,
             hf_config=SimpleNamespace(to_dict=lambda: {"rope_theta": 10000.0}, _commit_hash="c0ffee"),
+            get_total_num_hidden_layers=lambda: 2 * LAYERS,
         ),
     }
     return SimpleNamespace(**{**values, **changes})
@@ -67,8 +73,10 @@ def engine_config(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("engine", "cache", "says"),
     [
-        ({"parallel": {"tensor_parallel_size": 2}}, {}, "tensor parallel"),
-        ({"parallel": {"pipeline_parallel_size": 2}}, {}, "pipeline parallel"),
+        ({"parallel": {"decode_context_parallel_size": 2}}, {}, "decode context parallel"),
+        ({"parallel": {"prefill_context_parallel_size": 2}}, {}, "prefill context parallel"),
+        ({"parallel": {"pipeline_parallel_size": 4}}, {}, "equally many KV layers"),
+        ({"parallel": {"pipeline_parallel_size": 3}}, {}, "equally many KV layers"),
         ({"speculative_config": SimpleNamespace(method="eagle")}, {}, "speculative decoding by eagle"),
         ({}, {"specs": [spec(), spec(SlidingWindowSpec, sliding_window=32)]}, "one KV cache group"),
         ({}, {"specs": [spec(SlidingWindowSpec, sliding_window=32)]}, "full attention"),
@@ -91,9 +99,12 @@ def test_a_chunk_is_rounded_up_to_whole_blocks_and_said_so(caplog: pytest.LogCap
 
 
 def test_everything_a_page_depends_on_is_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def digest(revision: str = "", salt: str = "", chunk: int = 32, layout: str = "LBHNC", **engine: Any) -> bytes:
+    def digest(
+        revision: str = "", salt: str = "", chunk: int = 32, layout: str = "LBHNC", shard: int = 0, **engine: Any
+    ) -> bytes:
         config, cache = engine_config(**engine), cache_config(layout=layout)
-        return namespace(config, cache, read_layout(config, cache, chunk), revision, salt).digest
+        held = read_shards(config, cache)[shard]
+        return namespace(config, cache, read_layout(config, cache, chunk), held, revision=revision, salt=salt).digest
 
     def model(**changes: Any) -> dict[str, Any]:
         return {"model_config": SimpleNamespace(**{**vars(engine_config().model_config), **changes})}
@@ -111,12 +122,30 @@ def test_everything_a_page_depends_on_is_in_its_name(monkeypatch: pytest.MonkeyP
         digest(**model(dtype=torch.float16)),
         digest(**model(hf_config=turned)),
         digest(**model(hf_config=other_weights)),
+        *(digest(shard=shard, parallel={"tensor_parallel_size": 2}) for shard in range(2)),
+        *(digest(shard=shard, parallel={"pipeline_parallel_size": 2}) for shard in range(2)),
     ]
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ANOTHER")
     names.append(digest())
     assert len(set(names)) == len(names)
     monkeypatch.undo()
     assert digest() == names[0]
+
+
+def test_every_worker_holds_one_shard_and_ranks_with_the_same_heads_share_it() -> None:
+    def held(tp: int, pp: int, replicas: int) -> list[tuple[int, int, int, int, tuple[int, ...]]]:
+        cache = cache_config()
+        cache.kv_tp_replicas = replicas
+        config = engine_config(parallel={"tensor_parallel_size": tp, "pipeline_parallel_size": pp})
+        shards = read_shards(config, cache)
+        workers = sorted(worker for shard in shards for worker in shard.workers)
+        assert workers == sorted(worker_index(rank, tp, stage) for stage in range(pp) for rank in range(tp))
+        return [(shard.tp_rank, shard.tp_size, shard.pp_rank, shard.pp_size, shard.workers) for shard in shards]
+
+    assert held(1, 1, 1) == [(0, 1, 0, 1, (0,))]
+    assert held(2, 1, 1) == [(0, 2, 0, 1, (0,)), (1, 2, 0, 1, (1,))]
+    assert held(2, 2, 2) == [(0, 1, 0, 2, (0, 1)), (0, 1, 1, 2, (2, 3))]  # MLA
+    assert held(4, 1, 2) == [(0, 2, 0, 1, (0, 1)), (1, 2, 0, 1, (2, 3))]  # two heads on four ranks
 
 
 def test_weights_trained_further_in_place_get_another_name(tmp_path: Any) -> None:

@@ -23,6 +23,7 @@ os.environ.update(
         "OMP_NUM_THREADS": "2",
         "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several workers may run on fewer processors
         "VLLM_ENABLE_V1_MULTIPROCESSING": os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
     }
 )
@@ -51,6 +52,8 @@ def start(step: dict[str, Any], model: str) -> LLM:
         seed=0,
         max_model_len=step.get("model_len", 4096),
         block_size=32,
+        tensor_parallel_size=step.get("tensor_parallel", 1),
+        pipeline_parallel_size=step.get("pipeline_parallel", 1),
         num_gpu_blocks_override=step.get("blocks"),
         max_num_seqs=step.get("max_num_seqs", 16),
         max_num_batched_tokens=step.get("batched_tokens", 4096),
@@ -133,8 +136,10 @@ def run(step: dict[str, Any], model: str) -> dict[str, Any]:
         scheduler = core.engine_core.scheduler
         seen["requests_left"] = len(scheduler.requests)
         seen["blocks_free"] = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
-        if has_kv_transfer_group():
-            seen["stats"] = {**scheduler.get_kv_connector().stats(), **get_kv_transfer_group().stats()}
+        if (connector := scheduler.get_kv_connector()) is not None:
+            # Of several workers each is in a process of its own.
+            here = get_kv_transfer_group().stats() if has_kv_transfer_group() else {}
+            seen["stats"] = {**connector.stats(), **here}
     core.shutdown()
     if guard is not None:
         with contextlib.suppress(forebay.Error):

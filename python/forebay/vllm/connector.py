@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorRole
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 import forebay
 
 from .device import open_pages
 from .incidents import Incidents
-from .layout import lora_identity, namespace, read_layout
+from .layout import lora_identity, namespace, read_layout, read_shards, worker_index
 from .messages import StepPlan, StepReport
 from .scheduler import SchedulerHalf, open_control_plane, warn_of_unstable_hashes
 from .settings import read_settings
@@ -53,7 +54,11 @@ class ForebayConnector(KVConnectorBase_V1):
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
         if role == KVConnectorRole.WORKER:
-            self._worker = WorkerHalf(lambda: forebay.Mover(settings.config, layout.chunk_bytes), self._incidents)
+            ranks = get_tp_group()
+            index = worker_index(ranks.rank_in_group, ranks.world_size, get_pp_group().rank_in_group)
+            self._worker = WorkerHalf(
+                index, lambda: forebay.Mover(settings.config, layout.chunk_bytes), self._incidents
+            )
             return
         for warning in settings.config.warnings:
             logger.warning("%s", warning)
@@ -63,21 +68,26 @@ class ForebayConnector(KVConnectorBase_V1):
             # lost.
             logger.info("kv_load_failure_policy is set to recompute: what cannot be loaded is computed")
             transfer.kv_load_failure_policy = "recompute"
-        namespaces: dict[str, forebay.Namespace] = {}
+        shards = read_shards(vllm_config, kv_cache_config)
+        namespaces: dict[str, list[forebay.Namespace]] = {}
 
-        def namespace_of(adapter: str) -> forebay.Namespace:
+        def namespaces_of(adapter: str) -> list[forebay.Namespace]:
             if adapter not in namespaces:
                 salt = json.dumps([settings.cache_salt, adapter])
                 revision = settings.model_revision
-                namespaces[adapter] = namespace(vllm_config, kv_cache_config, layout, revision, salt)
+                namespaces[adapter] = [
+                    namespace(vllm_config, kv_cache_config, layout, shard, revision=revision, salt=salt)
+                    for shard in shards
+                ]
             return namespaces[adapter]
 
         self._scheduler = SchedulerHalf(
             settings,
             layout,
-            open_control_plane(settings, layout, namespace_of("")),
-            lambda request: namespace_of(_adapter(request)),
-            self._incidents,
+            shards,
+            open_control_plane(settings, layout, namespaces_of("")[0]),
+            lambda request: namespaces_of(_adapter(request)),
+            incidents=self._incidents,
             loads=transfer.is_kv_consumer,
             stores=transfer.is_kv_producer,
         )

@@ -1,10 +1,10 @@
-"""How a worker's last outcomes reach the scheduler at shutdown.
+"""How the workers' last outcomes reach the scheduler at shutdown.
 
 The engine shuts its workers down first and its scheduler after, and takes no step in between, so the stores
-that finish while a worker drains have no report to travel in. The worker leaves them in a file of a private
-folder that the scheduler made (its path came with a step's plan); the scheduler reads it, commits, and
-removes the folder. The halves may live in one process or in two of the same machine. A missing or torn file
-only means those chunks are stored again some day: nothing uncommitted is ever served.
+that finish while a worker drains have no report to travel in. Each worker leaves them in a file of its own in
+a private folder that the scheduler made (its path came with a step's plan); the scheduler reads the files,
+commits, and removes the folder. The halves may live in one process or in several of the same machine. A
+missing or torn file only means those chunks are stored again some day: nothing uncommitted is ever served.
 """
 
 from __future__ import annotations
@@ -22,22 +22,28 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forebay-vllm-", ignore_cleanup_errors=True)
-        self.path = str(Path(self._folder.name) / "outcomes.json")
+        self.folder = self._folder.name
 
     def close(self) -> list[Outcome]:
         """The outcomes that were left, if any."""
         try:
-            with open(self.path, encoding="utf-8") as file:
-                return [(bytes.fromhex(message), status, reason) for message, status, reason in json.load(file)]
-        except (OSError, ValueError):
-            return []
+            return [outcome for path in sorted(Path(self.folder).glob("*.json")) for outcome in _read(path)]
         finally:
             self._folder.cleanup()
 
 
-def leave(path: str, outcomes: list[Outcome]) -> None:
-    """The worker's side: the file is whole or absent."""
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump([[message.hex(), status, reason] for message, status, reason in outcomes], file)
-    os.replace(partial, path)
+def _read(path: Path) -> list[Outcome]:
+    try:
+        lines = json.loads(path.read_text(encoding="utf-8"))
+        return [(bytes.fromhex(message), status, reason) for message, status, reason in lines]
+    except (OSError, ValueError):
+        return []
+
+
+def leave(folder: str, worker: int, outcomes: list[Outcome]) -> None:
+    """A worker's side: its file is whole or absent."""
+    whole = Path(folder) / f"{worker}.json"
+    partial = whole.with_suffix(".partial")
+    lines = [[message.hex(), status, reason] for message, status, reason in outcomes]
+    partial.write_text(json.dumps(lines), encoding="utf-8")
+    os.replace(partial, whole)

@@ -1,9 +1,10 @@
 """What the engine's KV cache looks like in memory, and whose bytes it holds.
 
 `read_layout` turns vLLM's description into offsets and strides, or raises `Unsupported` with one sentence for
-whatever could not be served byte for byte. `namespace` names everything a page's bytes depend on besides the
-tokens: a page is opaque to forebay, so anything that changes its meaning must change the name. Both halves of
-the connector call `read_layout` with the same configuration and come to the same answer.
+whatever could not be served byte for byte. `read_shards` says which of the engine's workers hold which bytes.
+`namespace` names everything a page's bytes depend on besides the tokens: a page is opaque to forebay, so
+anything that changes its meaning must change the name. Both halves of the connector call these with the same
+configuration and come to the same answer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import vllm
+from vllm.distributed.utils import get_pp_indices
 from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec
 
 import forebay
@@ -70,8 +72,44 @@ class KvLayout:
         return self.blocks_per_chunk * len(self.layers) * self.page_bytes
 
 
+@dataclass(frozen=True)
+class Shard:
+    """What some workers hold of every token's KV. A chunk of the prompt is stored as one chunk for each shard."""
+
+    tp_rank: int
+    tp_size: int
+    pp_rank: int
+    pp_size: int
+    workers: tuple[int, ...]
+    """The workers whose KV caches have these bytes, by their place among all. The first stores, all load."""
+
+
+def worker_index(tp_rank: int, tp_size: int, pp_rank: int) -> int:
+    """A worker's place among all workers of an engine: stage by stage, and in a stage by tensor-parallel rank."""
+    return pp_rank * tp_size + tp_rank
+
+
+def read_shards(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> tuple[Shard, ...]:
+    """Heads of which there are fewer than ranks are the same on ranks that follow each other, and MLA's latent is the
+    same on all: such ranks share a shard."""
+    parallel = vllm_config.parallel_config
+    stages, ranks = parallel.pipeline_parallel_size, parallel.tensor_parallel_size
+    replicas = kv_cache_config.kv_tp_replicas
+    return tuple(
+        Shard(
+            tp_rank=first // replicas,
+            tp_size=ranks // replicas,
+            pp_rank=stage,
+            pp_size=stages,
+            workers=tuple(worker_index(rank, ranks, stage) for rank in range(first, first + replicas)),
+        )
+        for stage in range(stages)
+        for first in range(0, ranks, replicas)
+    )
+
+
 def read_layout(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, chunk_tokens: int) -> KvLayout:
-    _refuse_parallel(vllm_config)
+    _refuse_context_parallel(vllm_config)
     _refuse_drafters(vllm_config)
     spec = _only_spec(kv_cache_config)
     name = kv_cache_config.kv_cache_layout or vllm_config.cache_config.kv_cache_layout
@@ -90,6 +128,7 @@ def read_layout(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, chunk_t
             offsets.append(tensor.offset + index * tensor.layer_stride)
     if len(strides) != 1:
         raise Unsupported("Forebay cannot serve a KV cache whose layers have blocks of different sizes.")
+    _refuse_uneven_stages(vllm_config, len(layers))
     return KvLayout(
         name=name,
         layers=tuple(layers),
@@ -115,17 +154,29 @@ def _whole_blocks(chunk_tokens: int, block_tokens: int) -> int:
     return rounded
 
 
-def _refuse_parallel(vllm_config: VllmConfig) -> None:
+def _refuse_context_parallel(vllm_config: VllmConfig) -> None:
     parallel = vllm_config.parallel_config
     sizes = {
-        "tensor": parallel.tensor_parallel_size,
-        "pipeline": parallel.pipeline_parallel_size,
-        "decode context": getattr(parallel, "decode_context_parallel_size", 1),
-        "prefill context": getattr(parallel, "prefill_context_parallel_size", 1),
+        "decode context": parallel.decode_context_parallel_size,
+        "prefill context": parallel.prefill_context_parallel_size,
     }
     for kind, size in sizes.items():
         if size > 1:
             raise Unsupported(f"Forebay does not serve {kind} parallel engines yet (size {size}); run it with size 1.")
+
+
+def _refuse_uneven_stages(vllm_config: VllmConfig, layers_here: int) -> None:
+    """The scheduler knows the first stage's KV cache only, and takes the others' chunks to be as large."""
+    stages = vllm_config.parallel_config.pipeline_parallel_size
+    if stages == 1:
+        return
+    hidden = vllm_config.model_config.get_total_num_hidden_layers()
+    borders = [get_pp_indices(hidden, stage, stages) for stage in range(stages)]
+    if {end - start for start, end in borders} != {layers_here}:
+        raise Unsupported(
+            f"Forebay serves pipeline stages with equally many KV layers, and this model's {hidden} layers "
+            f"on {stages} stages are not ({layers_here} have KV in this one): use another number of stages."
+        )
 
 
 def _refuse_drafters(vllm_config: VllmConfig) -> None:
@@ -158,7 +209,13 @@ def _only_spec(kv_cache_config: KVCacheConfig) -> Any:
 
 
 def namespace(
-    vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, layout: KvLayout, revision: str, salt: str = ""
+    vllm_config: VllmConfig,
+    kv_cache_config: KVCacheConfig,
+    layout: KvLayout,
+    shard: Shard,
+    *,
+    revision: str,
+    salt: str = "",
 ) -> forebay.Namespace:
     """`salt` separates what the block hashes name but do not prove, such as a LoRA adapter's weights."""
     model = vllm_config.model_config
@@ -184,6 +241,10 @@ def namespace(
             },
             sort_keys=True,
         ),
+        tp_rank=shard.tp_rank,
+        tp_size=shard.tp_size,
+        pp_rank=shard.pp_rank,
+        pp_size=shard.pp_size,
         salt=salt,
     )
 

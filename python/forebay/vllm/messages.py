@@ -17,8 +17,10 @@ SKIPPED_BLOCK = -1
 
 @dataclass
 class LoadJob:
-    """Chunks of one request to bring into its blocks."""
+    """Chunks of one request to bring into its blocks on one worker. Every worker gets a job for the request, and the
+    request has its blocks when all have answered."""
 
+    worker: int
     request_id: str
     messages: list[bytes] = field(default_factory=list)
     blocks: list[list[int]] = field(default_factory=list)
@@ -29,8 +31,9 @@ class LoadJob:
 
 @dataclass
 class StoreJob:
-    """Whole chunks of one request whose tokens are computed when this step ends."""
+    """Whole chunks of one request that one worker stores: their tokens are computed when this step ends."""
 
+    worker: int
     request_id: str
     messages: list[bytes]
     blocks: list[list[int]]
@@ -38,6 +41,8 @@ class StoreJob:
 
 @dataclass
 class StepPlan(KVConnectorMetadata):
+    """One for all workers: each takes the jobs that name it, and all the rest."""
+
     loads: list[LoadJob] = field(default_factory=list)
     stores: list[StoreJob] = field(default_factory=list)
     preempted: list[str] = field(default_factory=list)
@@ -48,8 +53,8 @@ class StepPlan(KVConnectorMetadata):
     """Aborted requests whose load is no longer wanted."""
     computes_nothing: bool = False
     """No token is scheduled in this step, so waiting a moment delays nobody."""
-    farewell_path: str | None = None
-    """Where the worker leaves what it could not report before it shut down."""
+    farewell_folder: str | None = None
+    """Where a worker leaves what it could not report before it shut down."""
 
 
 Outcome = tuple[bytes, str, str]
@@ -60,7 +65,7 @@ Outcome = tuple[bytes, str, str]
 class StepReport(KVConnectorWorkerMetadata):
     outcomes: list[Outcome] = field(default_factory=list)
     broken: str = ""
-    """Why this worker's mover cannot work, if it cannot."""
+    """Why a worker's mover cannot work, if one cannot."""
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> StepReport:
         assert isinstance(other, StepReport)

@@ -1,11 +1,12 @@
 """The deciding half, in the engine's scheduler process: which chunks of a request are read, which are
 written.
 
-Owns the control plane (directory, index, journal) and per request no more than keys, a pin and the messages
-in flight. It promises the engine: a hit it reports is pinned until it is planned or given up; every load it
-plans is answered by the worker, whatever happens; a finished request's blocks are held only while a copy from
-them may still be running. It never waits: what the control plane does not know at once is a miss. It never
-touches engine memory.
+Owns the control plane (directory, index, journal) and per request no more than keys, pins and the messages in
+flight. A chunk of a prompt is one chunk of the control plane for each shard (`layout.Shard`), with a key of its
+own: it is a hit if every shard has it, and a message is for one worker. It promises the engine: a hit it
+reports is pinned until it is planned or given up; every load it plans is answered by every worker, whatever
+happens; a finished request's blocks are held only while a copy from them may still be running. It never waits:
+what the control plane does not know in time is a miss. It never touches engine memory.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import forebay
@@ -24,7 +26,7 @@ from .incidents import Incidents
 from .messages import SKIPPED_BLOCK, LoadJob, Outcome, StepPlan, StepReport, StoreJob
 
 if TYPE_CHECKING:
-    from .layout import KvLayout
+    from .layout import KvLayout, Shard
     from .settings import Settings
 
 logger = logging.getLogger("forebay.vllm")
@@ -32,8 +34,8 @@ logger = logging.getLogger("forebay.vllm")
 # Failures of the environment: the engine runs on without a cache. Every other kind is a mistake to be put
 # right.
 _ENVIRONMENT_KINDS = frozenset({"io", "no_space", "locked", "format"})
-# A lookup that is still being answered delays its request by at most this many scheduling rounds.
-_PENDING_ASKS_MAX = 32
+# Asks for an answer now: what is known of the hit. A control plane without it leaves the lookup pending.
+_SETTLE = {"settle": True} if "settle" in (forebay.ControlPlane.lookup.__text_signature__ or "") else {}
 # The engine is kept stepping for stores in flight as long as one of them ended within this time.
 _STORES_SILENT_MAX_S = 20.0
 # The mover's reason for what ended because we no longer wanted it.
@@ -58,9 +60,11 @@ class _Request:
     """What is known about one request of the engine, from its arrival to its end."""
 
     request: Any
-    namespace: forebay.Namespace
-    keys: list[bytes] = field(default_factory=list)
-    pin: forebay.Lookup | None = None
+    namespaces: Sequence[forebay.Namespace]
+    """One for each shard."""
+    keys: list[list[bytes]]
+    """Of each shard, those of the request's whole chunks."""
+    pins: list[forebay.Lookup] = field(default_factory=list)
     hit_tokens: int = 0
     """Tokens from the prompt's beginning that the pinned hit covers, a whole number of blocks."""
     local_tokens: int = 0
@@ -72,12 +76,13 @@ class _Request:
     """Index of the first chunk that was not yet considered for storing."""
     unsettled: set[bytes] = field(default_factory=set)
     """Stores planned since the request last (re)started whose outcome is not known."""
-    pending_asks: int = 0
+    lookup_deadline_s: float | None = None
+    """Set by the first lookup that was still being answered."""
 
 
 @dataclass(frozen=True)
 class _Flight:
-    """A message the worker has to answer, and the chunk of the request it is about."""
+    """A message a worker has to answer, and the chunk of the request it is about."""
 
     request_id: str
     chunk: int
@@ -89,18 +94,22 @@ class SchedulerHalf:
         self,
         settings: Settings,
         layout: KvLayout,
+        shards: Sequence[Shard],
         plane: forebay.ControlPlane | None,
-        namespaces: Any,
-        incidents: Incidents,
+        namespaces: Callable[[Any], Sequence[forebay.Namespace]],
         *,
+        incidents: Incidents,
         loads: bool = True,
         stores: bool = True,
     ) -> None:
-        """`namespaces` gives the namespace of a request (adapters have their own)."""
+        """`namespaces` gives a request's namespace for each shard (adapters have their own)."""
         self._settings = settings
         self._layout = layout
+        self._shards = shards
         self._plane = plane
-        self._namespace_of = namespaces
+        self._serving = plane is not None
+        """False once a mover does not work: nothing is looked up or planned any more."""
+        self._namespaces_of = namespaces
         self._incidents = incidents
         self._loads = loads
         self._stores = stores
@@ -115,95 +124,123 @@ class SchedulerHalf:
     # Lookup and load ----------------------------------------------------------------------------------------
 
     def matched_tokens(self, request: Any, local_tokens: int) -> tuple[int | None, bool]:
-        if self._plane is None or not self._loads:
+        if not self._serving:
             return 0, False
-        state = self._state(request)
-        self._release_pin(state)
-        if state.load_failed or request.skip_reading_prefix_cache:
+        state = self._state(request)  # stores need it too
+        self._release_pins(state)
+        if not self._loads or state.load_failed or request.skip_reading_prefix_cache:
             return 0, False
         block_tokens, chunk_tokens = self._layout.block_tokens, self._layout.chunk_tokens
         # The engine must compute one token at least to have something to sample from, and a load is whole
         # blocks.
         wanted_tokens = (request.num_tokens - 1) // block_tokens * block_tokens
         first = local_tokens // chunk_tokens
-        keys = self._keys(state)[: -(-wanted_tokens // chunk_tokens)]
-        if wanted_tokens <= local_tokens or len(keys) <= first:
+        keys = [of_shard[: -(-wanted_tokens // chunk_tokens)] for of_shard in self._keys(state)]
+        if wanted_tokens <= local_tokens or len(keys[0]) <= first:
             return 0, False
-        pin, chunks = self._lookup(keys, first)
-        if pin.status == "pending" and state.pending_asks < _PENDING_ASKS_MAX:
-            state.pending_asks += 1
-            pin.release()
+        overdue = state.lookup_deadline_s is not None and time.monotonic() >= state.lookup_deadline_s
+        chunks, status = self._lookup(state, keys, first, settle=overdue)
+        if status == "pending" and not overdue:
+            if state.lookup_deadline_s is None:
+                state.lookup_deadline_s = time.monotonic() + self._settings.lookup_wait_s
+            self._release_pins(state)
             return None, False
-        if pin.status in ("pending", "busy"):
-            self._incidents.counts[f"lookup_{pin.status}"] += 1
+        if status in ("pending", "busy"):
+            self._incidents.counts[f"lookup_{status}"] += 1
         hit_tokens = min(chunks * chunk_tokens, wanted_tokens)
         if hit_tokens <= local_tokens:
-            pin.release()
+            self._release_pins(state)
             return 0, False
-        state.pin, state.hit_tokens, state.local_tokens = pin, hit_tokens, local_tokens
+        state.hit_tokens, state.local_tokens = hit_tokens, local_tokens
         return hit_tokens - local_tokens, True
 
-    def _lookup(self, keys: list[bytes], first: int) -> tuple[forebay.Lookup, int]:
-        """The pinned hit and how many chunks from the beginning it reaches.
+    def _lookup(self, state: _Request, keys: list[list[bytes]], first: int, *, settle: bool) -> tuple[int, str]:
+        """How many chunks from the beginning every shard has, pinned, and how far the answer can be trusted."""
+        reach, answer = len(keys[0]), "hit"
+        for of_shard in keys:
+            chunks, status = self._lookup_shard(state, of_shard, first, settle=settle)
+            if status != "pending" and chunks <= first:  # whatever the others have
+                return chunks, status
+            reach = min(reach, chunks)
+            answer = status if status == "pending" else answer
+        return reach, answer
 
-        All keys are asked for, although the engine has the first ones itself: a prefix must not grow older
-        than what hangs on it. Only if it is gone is the rest asked for alone."""
+    def _lookup_shard(self, state: _Request, keys: list[bytes], first: int, *, settle: bool) -> tuple[int, str]:
+        """All keys are asked for, although the engine has the first chunks itself: a prefix must not grow older than
+        what hangs on it. Only if it is gone is the rest asked for alone."""
         assert self._plane is not None
-        pin = self._plane.lookup(keys)
+        options = _SETTLE if settle else {}
+        pin = self._plane.lookup(keys, **options)
+        state.pins.append(pin)
         if first == 0 or pin.chunks > first or pin.status in ("pending", "busy"):
-            return pin, pin.chunks
-        pin.release()
-        pin = self._plane.lookup(keys[first:])
-        return pin, first + pin.chunks
+            return pin.chunks, pin.status
+        state.pins.pop().release()
+        pin = self._plane.lookup(keys[first:], **options)
+        state.pins.append(pin)
+        return first + pin.chunks, pin.status
 
     def allocated(self, request: Any, block_ids: list[int], external_tokens: int) -> None:
-        """The engine has blocks for the hit (or changed its mind: 0). A load promised here must reach the
-        worker, or the request would wait for ever, so whatever fails here becomes a load of lost blocks."""
+        """The engine has blocks for the hit (or changed its mind: 0). A load promised here must reach every worker, or
+        the request would wait for ever, so whatever fails here becomes a load of lost blocks."""
         state = self._requests.get(request.request_id)
         if state is None:
             return
         if external_tokens == 0:
-            self._release_pin(state)
+            self._release_pins(state)
             return
         first_block = state.local_tokens // self._layout.block_tokens
         end_block = (state.local_tokens + external_tokens) // self._layout.block_tokens
-        job = LoadJob(request.request_id)
+        jobs = {worker: LoadJob(worker, request.request_id) for shard in self._shards for worker in shard.workers}
         covered = first_block
         try:
-            covered = self._plan_load(state, job, block_ids, first_block, end_block)
+            covered = self._plan_load(state, jobs, block_ids, first_block, end_block)
         except Exception as error:
             self._incidents.note("plan_load_failed", error)
-        job.lost_blocks = block_ids[covered:end_block]
-        self._plan.loads.append(job)
+        for job in jobs.values():
+            job.lost_blocks = block_ids[covered:end_block]
+        self._plan.loads.extend(jobs.values())
         state.loading = True
-        self._release_pin(state)
+        self._release_pins(state)
 
-    def _plan_load(self, state: _Request, job: LoadJob, block_ids: list[int], first_block: int, end_block: int) -> int:
-        """Fills the job and returns the first block it does not cover."""
+    def _plan_load(
+        self, state: _Request, jobs: dict[int, LoadJob], block_ids: list[int], first_block: int, end_block: int
+    ) -> int:
+        """Fills the jobs and returns the first block they do not cover."""
         assert self._plane is not None
         per_chunk = self._layout.blocks_per_chunk
-        first = first_block // per_chunk
-        plans = self._plane.plan_load(state.keys[first : -(-end_block // per_chunk)])
-        covered = first_block
-        contiguous = True
-        for chunk, plan in enumerate(plans, start=first):
-            contiguous = contiguous and plan.status == "read"
-            if plan.message is None:
-                continue
-            if not contiguous:  # of no use without the chunk before it
-                self._plane.finish(plan.message, "failed", "not wanted")
-                continue
-            blocks = [
+        first, end = first_block // per_chunk, -(-end_block // per_chunk)
+        plans: dict[int, list[forebay.ChunkPlan]] = {}
+        readable = 0
+        try:
+            for shard, keys in zip(self._shards, state.keys, strict=True):
+                for worker in shard.workers:
+                    plans[worker] = self._plane.plan_load(keys[first:end])
+            readable = min(_readable(of_worker) for of_worker in plans.values())
+        finally:
+            # A chunk is of no use without those before it, nor where another worker cannot read it.
+            for of_worker in plans.values():
+                self._give_back(of_worker[readable:])
+        blocks = [
+            [
                 block_ids[block] if first_block <= block < end_block else SKIPPED_BLOCK
                 for block in range(chunk * per_chunk, (chunk + 1) * per_chunk)
             ]
-            self._flights[plan.message] = _Flight(job.request_id, chunk, is_load=True)
-            job.messages.append(plan.message)
-            job.blocks.append(blocks)
-            covered = min((chunk + 1) * per_chunk, end_block)
+            for chunk in range(first, first + readable)
+        ]
+        for worker, of_worker in plans.items():
+            messages = [plan.message for plan in of_worker[:readable] if plan.message is not None]
+            for chunk, message in enumerate(messages, first):
+                self._flights[message] = _Flight(state.request.request_id, chunk, is_load=True)
+            jobs[worker].messages, jobs[worker].blocks = messages, blocks
         # What is loaded is on the tiers already; storing is considered from the first chunk that is not.
-        state.next_store = max(state.next_store, first + len(job.messages))
-        return covered
+        state.next_store = max(state.next_store, first + readable)
+        return min((first + readable) * per_chunk, end_block) if readable else first_block
+
+    def _give_back(self, plans: Iterable[forebay.ChunkPlan]) -> None:
+        assert self._plane is not None
+        for plan in plans:
+            if plan.message is not None:
+                self._plane.finish(plan.message, "failed", "not wanted")
 
     # Store --------------------------------------------------------------------------------------------------
 
@@ -214,12 +251,12 @@ class SchedulerHalf:
         if self._plane is None:
             return plan
         if self._mailbox is not None and not self._told_mailbox:
-            plan.farewell_path, self._told_mailbox = self._mailbox.path, True
+            plan.farewell_folder, self._told_mailbox = self._mailbox.folder, True
         for request_id in preempted:
             plan.preempted.append(request_id)
             if (state := self._requests.get(request_id)) is not None:
                 state.unsettled.clear()
-        if self._stores:
+        if self._serving and self._stores:
             for request_id, tokens in scheduled_tokens.items():
                 try:
                     self._plan_stores(plan, request_id, tokens, block_ids_of)
@@ -238,41 +275,47 @@ class SchedulerHalf:
         end = computed_tokens // self._layout.chunk_tokens
         if end <= state.next_store:
             return
-        keys = self._keys(state)[:end]
-        first, state.next_store = state.next_store, len(keys)
-        if first >= len(keys):
+        keys = [of_shard[:end] for of_shard in self._keys(state)]
+        first, state.next_store = state.next_store, len(keys[0])
+        if first >= len(keys[0]):
             return
+        block_ids, per_chunk = block_ids_of(request_id), self._layout.blocks_per_chunk
+        blocks = [block_ids[chunk * per_chunk : (chunk + 1) * per_chunk] for chunk in range(first, len(keys[0]))]
+        if len(blocks[-1]) != per_chunk:
+            raise RuntimeError(f"{request_id} has {len(block_ids)} blocks, too few for {len(keys[0])} chunks")
+        for shard, of_shard in zip(self._shards, keys, strict=True):
+            job = StoreJob(shard.workers[0], request_id, [], [])
+            self._plan_shard_stores(job, state, of_shard, first, blocks)
+            if job.messages:
+                plan.stores.append(job)
+
+    def _plan_shard_stores(
+        self, job: StoreJob, state: _Request, keys: list[bytes], first: int, blocks: list[list[int]]
+    ) -> None:
+        """Fills the job with the chunks from `first` on that the shard lacks; `blocks` are those of each of them."""
         assert self._plane is not None
         parent = keys[first - 1] if first else None
         plans = self._plane.plan_store(keys[first:], self._layout.chunk_bytes, parent)
-        writes = [(chunk, p.message) for chunk, p in enumerate(plans, first) if p.message is not None]
-        self._incidents.counts["stores_refused"] += sum(p.status == "refused" for p in plans)
-        if not writes:
-            return
-        messages = [message for _, message in writes]
+        self._incidents.counts["stores_refused"] += sum(plan.status == "refused" for plan in plans)
         if self._open_stores == 0:
             self._last_progress_s = time.monotonic()
-        self._flights.update({message: _Flight(request_id, chunk, is_load=False) for chunk, message in writes})
-        self._open_stores += len(writes)
-        try:
-            block_ids = block_ids_of(request_id)
-            per_chunk = self._layout.blocks_per_chunk
-            blocks = [block_ids[chunk * per_chunk : (chunk + 1) * per_chunk] for chunk, _ in writes]
-            if len(blocks[-1]) != per_chunk:
-                raise RuntimeError(f"{request_id} has {len(block_ids)} blocks, too few for {end} chunks")
-        except Exception:
-            self._settle([(message, "failed", "no blocks") for message in messages])
-            raise
-        state.unsettled.update(messages)
-        plan.stores.append(StoreJob(request_id, messages, blocks))
+        for chunk, plan in enumerate(plans, first):
+            if plan.message is None:
+                continue
+            self._flights[plan.message] = _Flight(job.request_id, chunk, is_load=False)
+            self._open_stores += 1
+            state.unsettled.add(plan.message)
+            job.messages.append(plan.message)
+            job.blocks.append(blocks[chunk - first])
 
     # Outcomes and ends --------------------------------------------------------------------------------------
 
     def take_report(self, report: StepReport) -> None:
         self._settle(report.outcomes)
-        if report.broken and self._plane is not None:
-            logger.error("Forebay's mover does not work; inference goes on without the cache: %s", report.broken)
-            self._shut_plane()
+        if report.broken and self._serving and self._plane is not None:
+            logger.error("A mover of Forebay's does not work; inference goes on without the cache: %s", report.broken)
+            self._serving = False
+            self._plane.close()  # it takes the outcomes of other workers' movers all the same
 
     def _settle(self, outcomes: Iterable[Outcome]) -> None:
         for message, status, reason in outcomes:
@@ -324,7 +367,7 @@ class SchedulerHalf:
         state = self._requests.pop(request_id, None)
         if state is None:
             return False
-        self._release_pin(state)
+        self._release_pins(state)
         if state.loading:  # the engine holds the blocks by itself until the load is reported
             self._plan.abandoned.append(request_id)
             return False
@@ -357,42 +400,42 @@ class SchedulerHalf:
             self._settle(self._mailbox.close())
             self._mailbox = None
         for state in self._requests.values():
-            self._release_pin(state)
+            self._release_pins(state)
         stats = self.stats()
-        self._shut_plane()
-        return stats
-
-    def _shut_plane(self) -> None:
-        plane, self._plane = self._plane, None
+        plane, self._plane, self._serving = self._plane, None, False
         if plane is not None:
             plane.close()
+        return stats
 
     # Requests -----------------------------------------------------------------------------------------------
 
     def _state(self, request: Any) -> _Request:
         state = self._requests.get(request.request_id)
         if state is None:
-            state = _Request(request, self._namespace_of(request))
+            state = _Request(request, self._namespaces_of(request), [[] for _ in self._shards])
             self._requests[request.request_id] = state
         return state
 
-    def _keys(self, state: _Request) -> list[bytes]:
-        """Keys of the request's whole chunks. They are chained, so they are computed anew when there are more
-        of them: once for a prompt, and once a chunk while a request decodes."""
+    def _keys(self, state: _Request) -> list[list[bytes]]:
+        """Of each shard, the keys of the request's whole chunks. They are chained, so they are computed anew when there
+        are more of them: once for a prompt, and once a chunk while a request decodes."""
         per_chunk = self._layout.hashes_per_chunk
         hashes = state.request.block_hashes
         whole = len(hashes) // per_chunk
-        if whole > len(state.keys):
-            state.keys = forebay.chunk_keys_from_blocks(
-                [bytes(block_hash) for block_hash in hashes[: whole * per_chunk]], per_chunk, state.namespace
-            )
+        if whole > len(state.keys[0]):
+            plain = [bytes(block_hash) for block_hash in hashes[: whole * per_chunk]]
+            state.keys = [forebay.chunk_keys_from_blocks(plain, per_chunk, each) for each in state.namespaces]
         return state.keys
 
     @staticmethod
-    def _release_pin(state: _Request) -> None:
-        if state.pin is not None:
-            state.pin.release()
-            state.pin = None
+    def _release_pins(state: _Request) -> None:
+        while state.pins:
+            state.pins.pop().release()
+
+
+def _readable(plans: Iterable[forebay.ChunkPlan]) -> int:
+    """How many chunks from the first can be read."""
+    return sum(1 for _ in takewhile(lambda plan: plan.status == "read", plans))
 
 
 def warn_of_unstable_hashes(algorithm: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import forebay
 
 _DEFAULT_CHUNK_TOKENS = 256
+_DEFAULT_LOOKUP_WAIT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Settings:
     """Whether generated tokens are stored too, not only prompts."""
     cache_salt: str
     """Separates those who share a cache's place and must not share chunks."""
+    lookup_wait_s: float
+    """How long a request waits, from its first lookup that is still being answered, before what is known must do."""
     model_revision: str
     """What names the weights beyond the model's id; empty: found out from the model's files."""
 
@@ -37,5 +40,6 @@ def read_settings(extra_config: dict[str, Any]) -> Settings:
         chunk_tokens=int(values.get("chunk_size") or _DEFAULT_CHUNK_TOKENS),
         save_decode_cache=bool(values.get("save_decode_cache", False)),
         cache_salt=str(values.get("cache_salt") or ""),
+        lookup_wait_s=float(values.get("lookup_wait_s", _DEFAULT_LOOKUP_WAIT_S)),
         model_revision=revision,
     )

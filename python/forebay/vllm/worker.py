@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import forebay
 
@@ -22,6 +22,8 @@ from .incidents import Incidents
 from .messages import SKIPPED_BLOCK, LoadJob, Outcome, StepPlan, StepReport, StoreJob
 
 logger = logging.getLogger("forebay.vllm")
+
+J = TypeVar("J", LoadJob, StoreJob)
 
 # Copies that have begun take milliseconds; what has not begun is cancelled. This is for a machine that stands
 # still.
@@ -65,8 +67,10 @@ class _Store:
 
 
 class WorkerHalf:
-    def __init__(self, open_mover: Callable[[], forebay.Mover], incidents: Incidents) -> None:
-        """`open_mover` is called once, when the engine's memory is known: all staging memory is taken then."""
+    def __init__(self, index: int, open_mover: Callable[[], forebay.Mover], incidents: Incidents) -> None:
+        """`index` is this worker's place among the engine's (`layout.worker_index`). `open_mover` is called once, when
+        the engine's memory is known: all staging memory is taken then."""
+        self._index = index
         self._open_mover = open_mover
         self._mover: forebay.Mover | None = None
         self._broken = ""
@@ -78,7 +82,7 @@ class WorkerHalf:
         self._held: set[str] = set()
         self._outcomes: list[Outcome] = []
         self._failed_blocks: set[int] = set()
-        self._farewell_path: str | None = None
+        self._farewell_folder: str | None = None
 
     def register(self, pages: Pages) -> None:
         self._pages = pages
@@ -104,8 +108,8 @@ class WorkerHalf:
                 )
 
     def start_loads(self, plan: StepPlan) -> None:
-        self._farewell_path = plan.farewell_path or self._farewell_path
-        for job in plan.loads:
+        self._farewell_folder = plan.farewell_folder or self._farewell_folder
+        for job in self._own(plan.loads):
             load = _Load(job, None, time.monotonic())
             self._loads[job.request_id] = load
             try:
@@ -121,9 +125,10 @@ class WorkerHalf:
 
     def start_stores(self, plan: StepPlan) -> None:
         self._held.update(plan.held)
-        if plan.stores and self._pages is not None:
+        jobs = self._own(plan.stores)
+        if jobs and self._pages is not None:
             self._pages.fence()
-        for job in plan.stores:
+        for job in jobs:
             self._start_store(job)
 
     def _start_store(self, job: StoreJob) -> None:
@@ -161,6 +166,9 @@ class WorkerHalf:
         return report
 
     # Parts --------------------------------------------------------------------------------------------------
+
+    def _own(self, jobs: list[J]) -> list[J]:
+        return [job for job in jobs if job.worker == self._index]
 
     def _ready(self) -> tuple[forebay.Mover, Pages]:
         if self._broken:
@@ -246,7 +254,7 @@ class WorkerHalf:
             self._mover.close(max(0.1, deadline_s - time.monotonic()))
             self._poll_stores()
             self._mover = None
-        if self._farewell_path is not None and self._outcomes:
-            farewell.leave(self._farewell_path, self._outcomes)
+        if self._farewell_folder is not None and self._outcomes:
+            farewell.leave(self._farewell_folder, self._index, self._outcomes)
             self._outcomes = []
         return stats
