@@ -130,12 +130,24 @@ class ControlPlane:
     """The deciding half: owns the directory (lock, journal, index). For an engine's scheduler process."""
 
     def __init__(self, config: Config, chunk_bytes: int, namespace: Namespace | None = None) -> None: ...
-    def lookup(self, keys: Sequence[bytes]) -> Lookup: ...
+    def lookup(self, keys: Sequence[bytes], settle: bool = False) -> Lookup:
+        """Does not wait: while a remote store is asked the status is "pending". With `settle` it is not asked, and what
+        is known now is the answer."""
+    def ask_again(self, key: bytes) -> None:
+        """Forgets that the remote store did not have this chunk: it is on its way there."""
     def plan_store(self, keys: Sequence[bytes], length: int, parent: bytes | None = None) -> list[ChunkPlan]:
         """`keys` follow each other in a prompt; `parent` is the chunk before the first of them.
         Every "write" must be answered by one `finish`."""
-    def plan_load(self, keys: Sequence[bytes]) -> list[ChunkPlan]:
-        """Pins each chunk until its `finish`."""
+    def plan_load(self, keys: Sequence[bytes], length: int | None = None) -> list[ChunkPlan]:
+        """Of chunks of `length` payload bytes each, `chunk_bytes` unless said. Each that is on disk is pinned until its
+        `finish`."""
+    def plan_copies(self) -> list[tuple[bytes, bytes]]:
+        """The next chunks to be copied from disk to the remote store, a few at a time: what is to be read and what is
+        to be written, for `Mover.copy`. Each must be answered by one `finish_copy`."""
+    def finish_copy(self, read: bytes, write: bytes, status: str, reason: str = "") -> bool:
+        """Takes a mover's result: "copied", "miss" or "failed". False when that copy was finished before."""
+    def has_copies(self) -> bool:
+        """Whether chunks wait to be copied to the remote store, or are being."""
     def finish(self, message: bytes, status: str, reason: str = "") -> bool:
         """Takes a mover's result: "written", "loaded", "miss" or "failed". Commits, aborts, unpins or drops.
         False when that message was finished before. After "written" returns True the chunk is committed."""
@@ -201,6 +213,8 @@ class Mover:
     def __init__(self, config: Config, chunk_bytes: int) -> None: ...
     def store(self, messages: Sequence[bytes], sources: Sequence[Buffer | PagedChunk | Source]) -> Transfer: ...
     def load(self, messages: Sequence[bytes], sinks: Sequence[Buffer | PagedChunk | Sink]) -> Transfer: ...
+    def copy(self, messages: Sequence[tuple[bytes, bytes]]) -> Transfer:
+        """From disk to the remote store. `Transfer.poll` names what was read, with "copied", "miss" or "failed"."""
     def staging_memory(self) -> tuple[int, int]:
         """Address and length of the memory that all views of sources and sinks lie in, to be pinned."""
     def stats(self) -> dict[str, Any]: ...

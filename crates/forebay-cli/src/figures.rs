@@ -10,6 +10,12 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
+/// A size in MiB.
+#[expect(clippy::cast_precision_loss, reason = "a size for people")]
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 /// An age: `42 s`, `5 min 3 s`, `2 h 10 min`, `3 d 4 h`.
 pub(crate) fn age(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;

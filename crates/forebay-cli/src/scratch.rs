@@ -132,7 +132,7 @@ impl Scratch {
         for _ in 0..FITS_MAX {
             remove(&self.cache())?;
             let cache = Cache::open(&self.config(shape, capacity)?, shape.chunk_bytes.into(), None)?;
-            let have = cache.stats().control.capacity_bytes;
+            let have = cache.stats().control.disk.capacity_bytes;
             if have / each == shape.chunks {
                 return Ok(cache);
             }
@@ -195,7 +195,7 @@ impl Drop for Scratch {
 
 /// Bytes as the configuration counts them.
 #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^53 bytes")]
-fn gib(bytes: u64) -> f64 {
+pub(crate) fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
 
@@ -224,7 +224,7 @@ mod tests {
                 policy: CachePolicy::Lru,
             };
             let cache = scratch.open_cache(&shape).unwrap();
-            assert_eq!(cache.stats().control.capacity_bytes / shape.chunk_disk_bytes(), chunks);
+            assert_eq!(cache.stats().control.disk.capacity_bytes / shape.chunk_disk_bytes(), chunks);
             drop(cache);
             fs::write(scratch.raw(), "bytes").unwrap();
             drop(scratch);

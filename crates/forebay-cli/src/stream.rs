@@ -303,31 +303,36 @@ impl Stream {
         self.idle.iter().map(PageMemory::len).sum()
     }
 
-    /// Stores chunks; `parents` gives the chunk before each.
+    /// Stores chunks; `parents` gives the chunk before each. An error of `progress` ends it.
     pub(crate) fn store(
         &mut self,
         cache: &Cache,
         keys: &[ChunkKey],
         parents: &dyn Fn(usize) -> Option<ChunkKey>,
-        mut progress: impl FnMut(u64),
+        mut progress: impl FnMut(u64) -> Result<()>,
     ) -> Result<Moved> {
         let chunk_bytes = self.chunk_bytes;
         self.run(keys.len(), &Storing { cache, keys, parents, chunk_bytes }, &mut progress)
     }
 
-    /// Loads chunks and looks at them.
+    /// Loads chunks and looks at them. An error of `progress` ends it.
     pub(crate) fn load(
         &mut self,
         cache: &Cache,
         keys: &[ChunkKey],
         look: Look,
-        mut progress: impl FnMut(u64),
+        mut progress: impl FnMut(u64) -> Result<()>,
     ) -> Result<Moved> {
         let chunk_bytes = self.chunk_bytes;
         self.run(keys.len(), &Loading { cache, keys, look, chunk_bytes }, &mut progress)
     }
 
-    fn run(&mut self, count: usize, way: &impl Way, progress: &mut dyn FnMut(u64)) -> Result<Moved> {
+    fn run(
+        &mut self,
+        count: usize,
+        way: &impl Way,
+        progress: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Moved> {
         let events = Arc::new(Mailbox::default());
         let mut run = Run {
             way,
@@ -362,7 +367,9 @@ impl Stream {
             for event in events.take(call_chunks.min(run.under_way)) {
                 if let Some(ended_at) = run.hear(event) {
                     end = end.max(ended_at);
-                    progress(way.chunk_bytes() as u64);
+                    if let Err(error) = progress(way.chunk_bytes() as u64) {
+                        run.failed.get_or_insert(error);
+                    }
                 }
             }
         }
@@ -579,14 +586,19 @@ mod tests {
 
         let stored = keys(1, 40);
         let mut seen = 0;
-        let moved = stream.store(&cache, &stored, &|_| None, |bytes| seen += bytes).unwrap();
+        let moved = stream
+            .store(&cache, &stored, &|_| None, |bytes| {
+                seen += bytes;
+                Ok(())
+            })
+            .unwrap();
         assert_eq!((moved.chunks, moved.bytes, seen), (40, 2_000_000, 2_000_000));
         assert_eq!((moved.present, moved.refused, moved.wrong), (0, 0, 0));
         assert_eq!(moved.latencies.len(), 40);
         assert!(moved.latencies.iter().all(|time| *time <= moved.time));
-        assert_eq!(stream.store(&cache, &stored[..7], &|_| None, |_| {}).unwrap().present, 7);
+        assert_eq!(stream.store(&cache, &stored[..7], &|_| None, |_| Ok(())).unwrap().present, 7);
         for look in [Look::Stamps, Look::Whole] {
-            let moved = stream.load(&cache, &stored, look, |_| {}).unwrap();
+            let moved = stream.load(&cache, &stored, look, |_| Ok(())).unwrap();
             assert_eq!((moved.chunks, moved.wrong, moved.retries), (40, 0, 0));
         }
         assert_eq!(stream.idle.len(), 3, "all buffers are back");
@@ -596,9 +608,9 @@ mod tests {
         wrong.reverse();
         let swapped =
             Storing { cache: &cache, keys: &wrong, parents: &|_| None, chunk_bytes: CHUNK_BYTES as usize };
-        stream.run(9, &Misnamed(swapped, others), &mut |_| {}).unwrap();
+        stream.run(9, &Misnamed(swapped, others), &mut |_| Ok(())).unwrap();
         for look in [Look::Stamps, Look::Whole] {
-            let moved = stream.load(&cache, &wrong, look, |_| {}).unwrap();
+            let moved = stream.load(&cache, &wrong, look, |_| Ok(())).unwrap();
             assert_eq!((moved.chunks, moved.wrong), (9, 8), "all but the one in the middle");
         }
     }
@@ -616,8 +628,11 @@ mod tests {
         };
         let cache = scratch.open_cache(&shape).unwrap();
         let mut stream = Stream::new(3, CHUNK_BYTES as usize, false).unwrap();
-        let error = stream.load(&cache, &keys(1, 9), Look::Whole, |_| {}).unwrap_err();
+        let error = stream.load(&cache, &keys(1, 9), Look::Whole, |_| Ok(())).unwrap_err();
         assert!(error.to_string().starts_with("loading a chunk ended as miss"), "{error}");
         assert_eq!(stream.idle.len(), 3);
+        let stop = |_| Err(Error::new(ErrorKind::Closed, "enough"));
+        let error = stream.store(&cache, &keys(1, 4), &|_| None, stop).unwrap_err();
+        assert_eq!((error.to_string().as_str(), stream.idle.len()), ("enough", 3));
     }
 }

@@ -18,7 +18,7 @@ fn a_filled_directory() {
     let directory = closed();
     let before = everything(directory.path());
     let text = printed(&on("inspect", directory.path(), &[]), 0);
-    for part in ["format   2, opened 1 time\n", "journal  sound\n", "a-model, float16", "585.94 KiB"] {
+    for part in ["format   3, opened 1 time\n", "journal  sound\n", "a-model, float16", "585.94 KiB"] {
         assert!(text.contains(part), "{part:?} in {text}");
     }
     assert!(!text.contains("in use") && !text.contains("hunter2"), "{text}");
@@ -27,7 +27,7 @@ fn a_filled_directory() {
     assert_eq!(seen["chunks"], CHUNKS);
     assert_eq!(seen["payload_bytes"], CHUNKS * u64::from(CHUNK_BYTES));
     assert_eq!(seen["disk_bytes"], CHUNKS * CHUNK_DISK_BYTES);
-    assert_eq!((&seen["format"], &seen["epoch"]), (&2.into(), &1.into()));
+    assert_eq!((&seen["format"], &seen["epoch"]), (&3.into(), &1.into()));
     assert_eq!((&seen["in_use"], &seen["owner_pid"]), (&false.into(), &serde_json::Value::Null));
     assert!(seen["data"]["bytes"].as_u64().unwrap() > 7_000_000);
     assert!(seen["data"]["allocated_bytes"].is_u64());
@@ -64,9 +64,9 @@ fn what_is_no_cache_directory_is_refused() {
 #[test]
 fn a_directory_of_another_format_is_refused() {
     let directory = closed();
-    fs::write(directory.path().join("FORMAT"), r#"{"forebay_format":3,"epoch":7}"#).unwrap();
+    fs::write(directory.path().join("FORMAT"), r#"{"forebay_format":4,"epoch":7}"#).unwrap();
     let line = refused(&on("inspect", directory.path(), &[]));
-    assert!(line.contains("format 3") && line.contains("format 2"), "{line}");
+    assert!(line.contains("format 4") && line.contains("format 3"), "{line}");
 }
 
 #[test]

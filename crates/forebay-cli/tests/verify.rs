@@ -140,7 +140,7 @@ fn the_directory_is_as_usable_after_verify_as_before() {
     let directory = closed();
     json(&on("verify", directory.path(), &["--json"]), 0);
     let cache = open(directory.path());
-    assert_eq!(cache.stats().control.chunks, CHUNKS);
+    assert_eq!(cache.stats().control.disk.chunks, CHUNKS);
     let seen: Value = json(&on("inspect", directory.path(), &["--json"]), 0);
     assert_eq!((&seen["epoch"], &seen["in_use"]), (&2.into(), &true.into()));
 }

@@ -45,8 +45,8 @@ impl StoreOutcome {
     #[getter]
     fn tiers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let tiers = PyDict::new(py);
-        for (tier, status) in &self.0.tiers {
-            tiers.set_item(tier.name(), status.name())?;
+        for end in &self.0.tiers {
+            tiers.set_item(end.tier.name(), end.status.name())?;
         }
         Ok(tiers)
     }

@@ -4,11 +4,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use forebay::cache::load_status;
-use forebay::catalog::Plan;
+use forebay::catalog::{PLAN_BYTES, Plan};
 use forebay::config::DirectIo;
-use forebay::control;
+use forebay::control::{self, CopyStep, LoadPlan};
 use forebay::mover::{Batch, Job, Verdict};
 use forebay::tier::disk::directory::open_data_files;
+use forebay::tier::disk::trailer::Corruption;
+use forebay::tier::remote::client::Client;
 use forebay::{ChunkKey, LoadStatus, Reason};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -63,6 +65,16 @@ fn decode(py: Python<'_>, message: &[u8]) -> PyResult<Plan> {
     Plan::decode(message).ok_or_else(|| argument(py, "this is no message of a control plane of this version"))
 }
 
+/// The plans in a load's message: what is to be read, and where it is to be kept besides.
+fn decode_load(py: Python<'_>, message: &[u8]) -> PyResult<LoadPlan> {
+    match message.split_at_checked(PLAN_BYTES) {
+        Some((read, kept)) if !kept.is_empty() => {
+            Ok(LoadPlan { read: decode(py, read)?, write_back: Some(decode(py, kept)?) })
+        }
+        _ => Ok(LoadPlan { read: decode(py, message)?, write_back: None }),
+    }
+}
+
 /// The deciding half.
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct ControlPlane {
@@ -96,8 +108,17 @@ impl ControlPlane {
         Ok(Self { control: control.map_err(|error| raise(py, &error))?, chunk_bytes })
     }
 
-    fn lookup(&self, keys: &Bound<'_, PyAny>) -> PyResult<Lookup> {
-        Ok(self.control.lookup(&from_bytes(keys)?).into())
+    /// How much of a prompt is there; with `settle`, as far as is known now, without asking a remote store.
+    #[pyo3(signature = (keys, settle=false))]
+    fn lookup(&self, keys: &Bound<'_, PyAny>, settle: bool) -> PyResult<Lookup> {
+        let keys = from_bytes(keys)?;
+        Ok(if settle { self.control.lookup_known(&keys) } else { self.control.lookup(&keys) }.into())
+    }
+
+    /// Forgets that a chunk was not in the remote store: it is on its way there.
+    fn ask_again(&self, key: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.control.ask_again(&one(key)?);
+        Ok(())
     }
 
     /// Plans the store of consecutive chunks of `length` payload bytes each.
@@ -120,35 +141,89 @@ impl ControlPlane {
         let parent = parent.map(one).transpose()?;
         let plans = py.detach(|| self.control.plan_store(&chunks, parent));
         let plan = |((key, _), plan)| match plan {
-            control::StorePlan::Write(plan) => ChunkPlan::to_do(key, "write", &plan),
-            control::StorePlan::Present => ChunkPlan::settled(key, "present", None),
+            control::StorePlan::Write { plan, .. } => ChunkPlan::to_do(key, "write", &plan),
+            control::StorePlan::Present(_) => ChunkPlan::settled(key, "present", None),
             control::StorePlan::InFlight(_) => ChunkPlan::settled(key, "refused", Some(&Reason::InFlight)),
             control::StorePlan::Refused(reason) => ChunkPlan::settled(key, "refused", Some(&reason)),
         };
         Ok(chunks.into_iter().zip(plans).map(plan).collect())
     }
 
-    /// Plans a load; each chunk is pinned until its `finish`.
-    fn plan_load(&self, keys: &Bound<'_, PyAny>) -> PyResult<Vec<ChunkPlan>> {
+    /// Plans a load of chunks of `length` payload bytes each (`chunk_bytes` unless said); each is pinned until its `finish`.
+    #[pyo3(signature = (keys, length=None))]
+    fn plan_load(&self, keys: &Bound<'_, PyAny>, length: Option<u32>) -> PyResult<Vec<ChunkPlan>> {
         let keys = from_bytes(keys)?;
-        let plans = self.control.plan_load(&keys);
-        let plan = |(key, plan): (ChunkKey, Result<Plan, Reason>)| match plan {
-            Ok(plan) => ChunkPlan::to_do(key, "read", &plan),
+        let length = length.unwrap_or(u32::try_from(self.chunk_bytes).unwrap_or(u32::MAX));
+        let chunks: Vec<(ChunkKey, u32)> = keys.iter().map(|key| (*key, length)).collect();
+        let plans = self.control.plan_load(&chunks);
+        let plan = |(key, plan): (ChunkKey, Result<LoadPlan, Reason>)| match plan {
+            Ok(LoadPlan { read, write_back: None }) => ChunkPlan::to_do(key, "read", &read),
+            // A message of two plans.
+            Ok(LoadPlan { read, write_back: Some(kept) }) => ChunkPlan {
+                message: Some([read.encode(), kept.encode()].concat()),
+                ..ChunkPlan::to_do(key, "read", &read)
+            },
             Err(reason @ Reason::NotThere) => ChunkPlan::settled(key, "miss", Some(&reason)),
             Err(reason) => ChunkPlan::settled(key, "refused", Some(&reason)),
         };
         Ok(keys.into_iter().zip(plans).map(plan).collect())
     }
 
+    /// The next copies from disk to the remote store: a pair of messages each, for `Mover.copy`.
+    fn plan_copies<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        std::iter::from_fn(|| self.control.next_copy())
+            .filter_map(|step| match step {
+                CopyStep::Copy(plan) => Some(plan),
+                CopyStep::Ended(..) => None,
+            })
+            .map(|plan| (PyBytes::new(py, &plan.from.encode()), PyBytes::new(py, &plan.to.encode())))
+            .collect()
+    }
+
+    /// Takes a mover's result for a copy. False when it was finished before.
+    #[pyo3(signature = (read, write, status, reason=""))]
+    fn finish_copy(
+        &self,
+        py: Python<'_>,
+        read: &[u8],
+        write: &[u8],
+        status: &str,
+        reason: &str,
+    ) -> PyResult<bool> {
+        let (from, to) = (decode(py, read)?, decode(py, write)?);
+        let verdict = match status {
+            "copied" => Ok(()),
+            "miss" => Err(Reason::Corrupt(Corruption::Payload)),
+            // The code of a reason stands at its front.
+            "failed" => Err(match reason.strip_prefix("io: ") {
+                Some(detail) => Reason::Io(detail.into()),
+                None => Reason::Remote(reason.into()),
+            }),
+            _ => {
+                return Err(argument(py, format!("{status:?} is no result: it is copied, miss or failed")));
+            }
+        };
+        Ok(py.detach(|| self.control.finish_copy(&from, &to, verdict)).is_some())
+    }
+
+    /// Whether chunks wait to be copied to the remote store, or are being.
+    fn has_copies(&self) -> bool {
+        self.control.has_copies()
+    }
+
     /// Takes a mover's result for a message. False when that message was finished before.
     #[pyo3(signature = (message, status, reason=""))]
     fn finish(&self, py: Python<'_>, message: &[u8], status: &str, reason: &str) -> PyResult<bool> {
-        let ticket = decode(py, message)?.ticket;
+        let LoadPlan { read, write_back } = decode_load(py, message)?;
+        let ticket = read.ticket;
+        if let Some(kept) = write_back {
+            self.control.finish_write_back(kept.ticket, status == "loaded");
+        }
         let is_store = self.control.is_writing(ticket);
         match (status, is_store) {
             ("written" | "failed", true) => {
                 match py.detach(|| self.control.finish_store(ticket, status == "written")) {
-                    Ok(()) => Ok(true),
+                    Ok(_) => Ok(true),
                     Err(Reason::Unknown) => Ok(false),
                     Err(reason) => Err(crate::error::raise(
                         py,
@@ -160,10 +235,19 @@ impl ControlPlane {
                 }
             }
             ("loaded", _) => Ok(self.control.finish_load(ticket, LoadStatus::Loaded, None)),
-            ("miss", _) => Ok(self.control.finish_load(ticket, LoadStatus::Miss, None)),
+            ("miss", _) => {
+                let reason = (reason == Reason::NotThere.code()).then_some(Reason::NotThere);
+                Ok(self.control.finish_load(ticket, LoadStatus::Miss, reason.as_ref()))
+            }
             ("failed", false) => {
                 // The code of a reason stands at its front.
-                let reason = reason.strip_prefix("io: ").map(|detail| Reason::Io(detail.into()));
+                let reason = if let Some(detail) = reason.strip_prefix("io: ") {
+                    Some(Reason::Io(detail.into()))
+                } else if reason == Reason::TimedOut.code() {
+                    Some(Reason::TimedOut)
+                } else {
+                    reason.strip_prefix("remote: ").map(|detail| Reason::Remote(detail.into()))
+                };
                 Ok(self.control.finish_load(ticket, LoadStatus::Failed, reason.as_ref()))
             }
             ("written", false) => Ok(false),
@@ -254,7 +338,8 @@ impl Mover {
         let start = || {
             let (directories, direct) = (config.local_disk.clone(), config.disk_direct_io == DirectIo::Auto);
             let open = move || open_data_files(&directories, direct);
-            forebay::Mover::start_late(config, chunk_bytes, Box::new(open))
+            let client = Client::of(config)?;
+            forebay::Mover::start_late(config, chunk_bytes, Box::new(open), client)
         };
         let mover = Arc::new(py.detach(start).map_err(|error| raise(py, &error))?);
         let weak = Arc::downgrade(&mover);
@@ -276,7 +361,7 @@ impl Mover {
         let mover = self.open_mover(py)?;
         let (plans, memories) = pair(py, &messages, sources, source)?;
         let batch = Batch::new(plans.len());
-        for (index, (plan, memory)) in plans.into_iter().zip(memories).enumerate() {
+        for (index, (LoadPlan { read: plan, .. }, memory)) in plans.into_iter().zip(memories).enumerate() {
             let ends = Arc::clone(&batch);
             let answer = move |plan: Plan, verdict: Verdict| {
                 let (status, reason) = match verdict {
@@ -295,15 +380,42 @@ impl Mover {
         let mover = self.open_mover(py)?;
         let (plans, memories) = pair(py, &messages, sinks, sink)?;
         let batch = Batch::new(plans.len());
-        for (index, (plan, memory)) in plans.into_iter().zip(memories).enumerate() {
+        for (index, ((LoadPlan { read, write_back }, memory), message)) in
+            plans.into_iter().zip(memories).zip(messages).enumerate()
+        {
             let ends = Arc::clone(&batch);
-            let answer = move |plan: Plan, verdict: Verdict| {
+            let answer = move |_: Plan, verdict: Verdict| {
                 let (status, reason) = load_status(verdict);
                 let reason = reason.map(|reason| reason.to_string()).unwrap_or_default();
-                ends.end(index, (plan.encode().to_vec(), status.name(), reason));
+                ends.end(index, (message, status.name(), reason));
             };
-            mover.load(Job::new(&batch, plan, memory, answer));
+            mover.load(Job::new(&batch, read, memory, answer).keeping(write_back.map(|plan| plan.record)));
         }
+        Ok(Transfer { batch, mover: Arc::downgrade(&mover) })
+    }
+
+    /// Copies chunks from disk to the remote store: pairs of messages of `ControlPlane.plan_copies`. Each end names the
+    /// message to be read.
+    fn copy(&self, py: Python<'_>, messages: Vec<(Vec<u8>, Vec<u8>)>) -> PyResult<Transfer> {
+        let mover = self.open_mover(py)?;
+        let mut plans = Vec::with_capacity(messages.len());
+        for (read, write) in &messages {
+            plans.push((decode(py, read)?, decode(py, write)?));
+        }
+        let batch = Batch::new(plans.len());
+        py.detach(|| {
+            for (index, (from, to)) in plans.into_iter().enumerate() {
+                let ends = Arc::clone(&batch);
+                mover.copy(from, to, move |from, _, verdict| {
+                    let (status, reason) = match verdict {
+                        Ok(()) => ("copied", String::new()),
+                        Err(reason @ Reason::Corrupt(_)) => ("miss", reason.to_string()),
+                        Err(reason) => ("failed", reason.to_string()),
+                    };
+                    ends.end(index, (from.encode().to_vec(), status, reason));
+                });
+            }
+        });
         Ok(Transfer { batch, mover: Arc::downgrade(&mover) })
     }
 
@@ -348,11 +460,11 @@ fn pair<M: ?Sized>(
     messages: &[Vec<u8>],
     memories: &Bound<'_, PyAny>,
     convert: fn(&Bound<'_, PyAny>, usize) -> PyResult<Box<M>>,
-) -> PyResult<(Vec<Plan>, Vec<Box<M>>)> {
-    let plans: Vec<Plan> = messages.iter().map(|message| decode(py, message)).collect::<PyResult<_>>()?;
+) -> PyResult<(Vec<LoadPlan>, Vec<Box<M>>)> {
+    let plans: Vec<_> = messages.iter().map(|message| decode_load(py, message)).collect::<PyResult<_>>()?;
     let mut converted = Vec::with_capacity(plans.len());
     for (memory, plan) in memories.try_iter()?.zip(&plans) {
-        converted.push(convert(&memory?, plan.record.length as usize)?);
+        converted.push(convert(&memory?, plan.read.record.length as usize)?);
     }
     if converted.len() != plans.len() || memories.len()? != plans.len() {
         return Err(argument(py, format!("{} messages but not as many memories", plans.len())));

@@ -1,7 +1,8 @@
-//! Stores that follow another store: two callers store the same chunk at once, one of them writes it.
+//! Stores that wait for something that is not their own transfer: another caller's store of the same chunk, or the copy
+//! of theirs from disk to the remote store.
 //!
-//! Promises: who follows is told once, after the store it follows has ended. The order of locks is: this one, then
-//! the control plane's.
+//! Promises: who waits is told once, after what it waits for has ended. The order of locks is: these, then the control
+//! plane's.
 
 use std::collections::HashMap;
 
@@ -32,7 +33,7 @@ impl Following {
             waiting.entry(ticket).or_default().push(told);
         } else {
             drop(waiting);
-            told(control.contains(key));
+            told(control.is_on(ticket.tier(), key));
         }
     }
 

@@ -1,13 +1,14 @@
-//! Forebay keeps the KV cache of prompts on local disk, so that a prompt is prefilled once and read many times:
-//! by the next request, after a restart, on the next instance. CPU memory is a staging buffer that a chunk passes
-//! through, and nothing else.
+//! Forebay keeps the KV cache of prompts on local disk and in remote stores, so that a prompt is prefilled once and read
+//! many times: by the next request, after a restart, on the next instance. CPU memory is a tier in front of them, or
+//! nothing but a staging buffer that a chunk passes through.
 //!
 //! # The way of a chunk
 //!
 //! A prompt is cut into chunks, and [`key`] names them: a chain of digests over namespace and tokens. To **store**,
 //! the [`catalog`] decides where each chunk goes and what is evicted for it; the [`mover`] takes a slot of the
 //! [`staging`] buffer, gathers the chunk from the engine's memory and writes it to the [disk tier](tier::disk) with a
-//! trailer that proves it; then [`control`] puts it into the journal, and from that moment it is found. To **load**, a
+//! trailer that proves it; then [`control`] puts it into the journal, and from that moment it is found. From there it is
+//! copied to the [remote tier](tier::remote), if there is one; in front of both there may be a tier in memory. To **load**, a
 //! lookup says how much of a prompt is there and pins it; the mover reads chunk by chunk through its slots, checks,
 //! and scatters into the engine's memory. [`cache`] is all of that in one object.
 //!
@@ -46,12 +47,13 @@
 //! `docs/DESIGN.md` has the ideas and the numbered guarantees, `docs/FORMAT.md` every byte on disk. Here:
 //! [`catalog`] decides and does no I/O · [`control`] is the catalog with its journal · [`mover`] does and knows no
 //! policy · [`staging`] is bounded memory · [`memory`] is what it is made of · [`tier::disk`] is the directory ·
-//! [`outcome`] is how things end · [`config`] is what a user sets · [`error`] is what can be wrong.
+//! [`tier::remote`] is a store that instances share · [`outcome`] is how things end · [`config`] is what a user sets · [`error`] is what can be wrong.
 
 pub mod cache;
 pub mod catalog;
 pub mod config;
 pub mod control;
+mod copies;
 mod crew;
 pub mod error;
 mod following;

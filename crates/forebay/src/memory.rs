@@ -89,9 +89,29 @@ impl PageMemory {
     /// piece that overlaps it, or a slice of the whole.
     #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise, as in an allocator")]
     pub(crate) unsafe fn part(&self, index: usize, each: usize) -> &mut [u8] {
-        debug_assert!((index + 1) * each <= self.len);
-        // SAFETY: in bounds and exclusive by the caller's promise; the memory is mapped and was zeroed.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(index * each), each) }
+        // SAFETY: the caller's promise.
+        unsafe { self.piece(index * each, each) }
+    }
+
+    /// `len` bytes from `start` on, to be read by any number of callers.
+    ///
+    /// # Safety
+    /// Nobody writes them while the slice lives.
+    pub(crate) unsafe fn shared_piece(&self, start: usize, len: usize) -> &[u8] {
+        assert!(start + len <= self.len, "a piece of {} bytes", self.len);
+        // SAFETY: in bounds, not written by the caller's promise; the memory is mapped and was zeroed.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(start), len) }
+    }
+
+    /// `len` bytes from `start` on, as [`Self::part`].
+    ///
+    /// # Safety
+    /// As of [`Self::part`].
+    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise, as in an allocator")]
+    pub(crate) unsafe fn piece(&self, start: usize, len: usize) -> &mut [u8] {
+        assert!(start + len <= self.len, "a piece of {} bytes", self.len);
+        // SAFETY: in bounds, and exclusive by the caller's promise; the memory is mapped and was zeroed.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(start), len) }
     }
 }
 

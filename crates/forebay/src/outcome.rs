@@ -61,6 +61,8 @@ pub enum Reason {
     Full,
     /// Another store of the same chunk is under way.
     InFlight,
+    /// It was not asked to be stored often enough (`store_after`).
+    Seldom,
     /// The caller cancelled it before it began.
     Cancelled,
     /// The cache is closed or closing.
@@ -75,6 +77,8 @@ pub enum Reason {
     Corrupt(Corruption),
     /// The operating system refused a transfer.
     Io(String),
+    /// The remote store did not do it.
+    Remote(String),
     /// The engine's memory could not be read or written.
     Engine(String),
     /// The plan is not, or no longer, open.
@@ -90,6 +94,7 @@ impl Reason {
             Self::Busy => "busy",
             Self::Full => "full",
             Self::InFlight => "in flight",
+            Self::Seldom => "seldom",
             Self::Cancelled => "cancelled",
             Self::Closed => "closed",
             Self::TimedOut => "timed out",
@@ -97,6 +102,7 @@ impl Reason {
             Self::NotThere => "not there",
             Self::Corrupt(_) => "corrupt",
             Self::Io(_) => "io",
+            Self::Remote(_) => "remote",
             Self::Engine(_) => "engine",
             Self::Unknown => "unknown plan",
             Self::Abandoned => "abandoned",
@@ -108,7 +114,9 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Corrupt(corruption) => write!(f, "corrupt: {}", corruption.name()),
-            Self::Io(detail) | Self::Engine(detail) => write!(f, "{}: {detail}", self.code()),
+            Self::Io(detail) | Self::Remote(detail) | Self::Engine(detail) => {
+                write!(f, "{}: {detail}", self.code())
+            }
             _ => f.write_str(self.code()),
         }
     }
@@ -117,15 +125,21 @@ impl fmt::Display for Reason {
 /// Where a chunk lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tier {
+    /// The memory tier.
+    Memory,
     /// The local disk.
     Disk,
+    /// The remote store.
+    Remote,
 }
 
 impl Tier {
     /// A stable short name.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Memory => "memory",
             Self::Disk => "disk",
+            Self::Remote => "remote",
         }
     }
 }
@@ -140,7 +154,55 @@ pub struct StoreOutcome {
     /// Why, where there is something to say.
     pub reason: Option<Reason>,
     /// How it ended on each tier it was meant for.
-    pub tiers: Vec<(Tier, StoreStatus)>,
+    pub tiers: Vec<TierEnd>,
+}
+
+/// How a store ended on one tier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TierEnd {
+    /// The tier.
+    pub tier: Tier,
+    /// How.
+    pub status: StoreStatus,
+    /// Why, where there is something to say.
+    pub reason: Option<Reason>,
+}
+
+impl TierEnd {
+    /// It was written, or why not.
+    pub fn of(tier: Tier, reason: Option<&Reason>) -> Self {
+        let status = match reason {
+            None => StoreStatus::Stored,
+            Some(Reason::Busy | Reason::Closed) => StoreStatus::Refused,
+            Some(_) => StoreStatus::Failed,
+        };
+        Self { tier, status, reason: reason.cloned() }
+    }
+
+    /// It was there already.
+    pub const fn present(tier: Tier) -> Self {
+        Self { tier, status: StoreStatus::Present, reason: None }
+    }
+
+    /// It was not tried.
+    pub const fn refused(tier: Tier, reason: Reason) -> Self {
+        Self { tier, status: StoreStatus::Refused, reason: Some(reason) }
+    }
+}
+
+impl StoreOutcome {
+    /// Of a chunk that ended so on its tiers, at least one: as well as on the one where it ended best.
+    pub(crate) fn of(key: ChunkKey, tiers: Vec<TierEnd>) -> Self {
+        let rank = |status| match status {
+            StoreStatus::Stored => 0,
+            StoreStatus::Present => 1,
+            StoreStatus::Refused => 2,
+            StoreStatus::Failed => 3,
+        };
+        let status = tiers.iter().map(|end| end.status).min_by_key(|&status| rank(status));
+        let reason = tiers.iter().find_map(|end| end.reason.clone());
+        Self { key, status: status.unwrap_or(StoreStatus::Failed), reason, tiers }
+    }
 }
 
 /// What became of one chunk of a load.

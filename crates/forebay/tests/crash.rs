@@ -154,7 +154,7 @@ fn fifty_kills() {
             assert!(there || !reported.contains(key), "cycle {cycle}: {key} was reported and is lost");
             found += usize::from(there);
         }
-        assert_eq!(cache.stats().control.rebuilt, None, "cycle {cycle}: a death is no damage");
+        assert_eq!(cache.stats().control.disk.rebuilt, None, "cycle {cycle}: a death is no damage");
         // Every chunk that is found is whole: the last cycles' now, all of them at the end.
         let from = if cycle + 1 == CYCLES { 0 } else { first };
         let recent: Vec<ChunkKey> = all[from as usize * CHUNKS_PER_PROMPT..].to_vec();
@@ -164,7 +164,7 @@ fn fifty_kills() {
                 _ => assert!(cache.lookup(&[*key]).chunks() == 0 && !reported.contains(key), "{outcome:?}"),
             }
         }
-        assert_eq!(cache.stats().control.corrupt, 0, "cycle {cycle}: a chunk was half there");
+        assert_eq!(cache.stats().control.disk.corrupt, 0, "cycle {cycle}: a chunk was half there");
         assert!(found >= reported.len());
     }
     assert!(killed_midway > CYCLES / 2, "only {killed_midway} of {CYCLES} were killed while they stored");
@@ -189,7 +189,7 @@ fn lost_journal() {
         delete(&home);
         {
             let cache = home.open();
-            assert!(cache.stats().control.rebuilt.is_some(), "round {round}");
+            assert!(cache.stats().control.disk.rebuilt.is_some(), "round {round}");
             assert_eq!(count_right(&cache, &small, 5000), 30, "round {round}");
             assert_eq!(count_right(&cache, &large, CHUNK), 30, "round {round}");
             assert_eq!(cache.lookup(&large).chunks(), 30);
@@ -197,8 +197,8 @@ fn lost_journal() {
         }
         // What was rebuilt was written down.
         let cache = home.open();
-        assert_eq!(cache.stats().control.rebuilt, None, "round {round}");
-        assert_eq!(cache.stats().control.chunks, 60, "round {round}");
+        assert_eq!(cache.stats().control.disk.rebuilt, None, "round {round}");
+        assert_eq!(cache.stats().control.disk.chunks, 60, "round {round}");
     }
 }
 
@@ -268,7 +268,7 @@ fn start_up() {
     let started = Instant::now();
     let cache = Cache::open(&config, 4 * KIB as u64, None).unwrap();
     let took = started.elapsed();
-    let stats = cache.stats().control;
+    let stats = cache.stats().control.disk;
     assert_eq!((stats.chunks, stats.rebuilt), (CHUNKS as u64, None));
     assert_eq!(cache.lookup(&keys[..CHUNKS / 100]).chunks(), CHUNKS / 100);
     println!("start-up with {CHUNKS} chunks took {took:?}");

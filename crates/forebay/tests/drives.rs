@@ -303,7 +303,7 @@ fn data_that_is_lost_takes_the_chunks_of_its_drive_and_no_other() {
         fs::remove_file(places.path(name).join("data")).unwrap();
         let cache = places.open(&["a", "b", "c"]);
         assert_lost(&cache, &keys, &lost);
-        assert_eq!(cache.stats().control.corrupt, 0, "they were not even looked for");
+        assert_eq!(cache.stats().control.disk.corrupt, 0, "they were not even looked for");
         support::store_all(&cache, &support::prompt(3, 10), CHUNK);
         drop(cache);
         assert_lost(&places.open(&["a", "b", "c"]), &keys, &lost);
@@ -319,7 +319,7 @@ fn a_lost_journal_is_rebuilt_from_all_drives() {
     }
     fs::remove_file(home.join("checkpoint")).unwrap();
     let cache = places.open(&["a", "c", "b"]);
-    assert_eq!(cache.stats().control.rebuilt.as_deref(), Some("it is missing"));
+    assert_eq!(cache.stats().control.disk.rebuilt.as_deref(), Some("it is missing"));
     assert_all_there(&cache, &keys);
 }
 
@@ -387,7 +387,7 @@ fn guarantee_7_each_directory_keeps_to_its_share() {
             assert!(allocated(name) <= SHARE, "{name} holds {} bytes", allocated(name));
         }
     }
-    assert!(cache.stats().control.evictions > 200);
+    assert!(cache.stats().control.disk.evictions > 200);
     drop(cache);
     // A smaller share of the same: what lies past its end is given up.
     let mut config = places.config(&["a", "b", "c"]);
@@ -397,7 +397,7 @@ fn guarantee_7_each_directory_keeps_to_its_share() {
         assert!(allocated(name) <= SHARE * 2 / 3, "{name} holds {} bytes", allocated(name));
     }
     let all: Vec<_> = (0..12).flat_map(|number| support::prompt(number, 40)).collect();
-    assert_eq!(support::count_right(&cache, &all, CHUNK) as u64, cache.stats().control.chunks);
+    assert_eq!(support::count_right(&cache, &all, CHUNK) as u64, cache.stats().control.disk.chunks);
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn a_drive_that_cannot_be_read_costs_its_own_chunks_only() {
     let cache = Cache::open_with(&places.config(&["a", "b", "c"]), CHUNK as u64, None, wrap).unwrap();
     faults.fail_reads.store(true, std::sync::atomic::Ordering::SeqCst);
     assert_lost(&cache, &keys, &lost);
-    assert_eq!(cache.stats().control.io_failed, lost.len() as u64);
+    assert_eq!(cache.stats().control.disk.io_failed, lost.len() as u64);
     support::assert_nothing_leaked(&cache);
 }
 

@@ -35,7 +35,7 @@ fn guarantee_9_an_error_on_write_fails_the_store_and_nothing_else() {
         }
         assert!(matches!(cache.lookup(&during), Lookup::Miss), "a failed store is visible");
         assert_eq!(cache.stats().mover.io_errors, 5);
-        assert_eq!(cache.stats().control.store_failed, 5);
+        assert_eq!(cache.stats().control.disk.store_failed, 5);
         assert_eq!(count_right(&cache, &before, CHUNK), 5, "what was committed is lost");
         // Space is freed again: the failed chunks are stuck nowhere.
         faults.write_errno.store(0, Ordering::SeqCst);
@@ -63,7 +63,7 @@ fn guarantee_9_an_error_on_read_fails_the_load_and_is_not_found_again() {
     faults.fail_reads.store(false, Ordering::SeqCst);
     // Found again, they would fail again, for ever: they are stored anew instead.
     assert!(matches!(cache.lookup(&bad), Lookup::Miss));
-    assert_eq!(cache.stats().control.io_failed, 5);
+    assert_eq!(cache.stats().control.disk.io_failed, 5);
     assert_eq!(count_right(&cache, &good, CHUNK), 5);
     store_all(&cache, &bad, CHUNK);
     assert_eq!(count_right(&cache, &bad, CHUNK), 5);
@@ -280,7 +280,7 @@ fn a_capacity_that_shrinks_keeps_what_still_fits() {
     let cache = home.open();
     assert_eq!(cache.lookup(&keys).chunks(), kept);
     assert_eq!(count_right(&cache, &keys, CHUNK), kept);
-    assert_eq!(cache.stats().control.corrupt, 0);
+    assert_eq!(cache.stats().control.disk.corrupt, 0);
 }
 
 #[test]
@@ -302,11 +302,11 @@ fn a_data_file_that_is_lost_leaves_no_ghosts() {
     std::fs::remove_file(home.data()).unwrap();
     for _ in 0..2 {
         let cache = home.open();
-        assert_eq!((cache.lookup(&keys).chunks(), cache.stats().control.chunks), (0, 0));
+        assert_eq!((cache.lookup(&keys).chunks(), cache.stats().control.disk.chunks), (0, 0));
     }
     let cache = home.open();
     store_all(&cache, &keys, CHUNK);
-    assert_eq!(cache.stats().control.corrupt, 0);
+    assert_eq!(cache.stats().control.disk.corrupt, 0);
 }
 
 #[test]
@@ -337,12 +337,12 @@ fn guarantee_9_a_checkpoint_that_fails_for_a_while_is_made_up_for() {
         store(&cache, &prompt(number, 50), 1).iter().any(|end| end.reason == Some(Reason::Busy))
     });
     assert!(refused, "the journal was never full: the test is too small");
-    assert!(cache.stats().control.degraded);
+    assert!(cache.stats().control.disk.degraded);
     assert!(allocated_bytes(home.directory.path()) <= 8 << 20);
     // It is tried again without anybody asking for a store.
-    let tried = cache.stats().control.journal_errors;
+    let tried = cache.stats().control.disk.journal_errors;
     let waiting = Instant::now();
-    while cache.stats().control.journal_errors < tried + 2 {
+    while cache.stats().control.disk.journal_errors < tried + 2 {
         assert!(waiting.elapsed() < PATIENCE, "the checkpoint is not tried again");
         std::thread::yield_now();
     }
@@ -353,7 +353,7 @@ fn guarantee_9_a_checkpoint_that_fails_for_a_while_is_made_up_for() {
         assert!(started.elapsed() < PATIENCE, "stores are refused for ever");
         std::thread::yield_now();
     }
-    assert!(!cache.stats().control.degraded);
+    assert!(!cache.stats().control.disk.degraded);
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn guarantee_4_a_cache_may_be_closed_from_a_callback_and_opened_again() {
     let home = Home::new(CHUNK, 2, 64 << 20);
     let cache = Arc::new(home.open());
     let closed = Arc::clone(&cache);
-    let keys = prompt(0, 1);
+    let keys = prompt(0, 5);
     let chunks = keys.iter().map(|key| (*key, Box::new(bytes_of(key, CHUNK)) as _)).collect();
     let close = move |_: &forebay::StoreOutcome| closed.close(Duration::MAX);
     let started = Instant::now();
@@ -384,7 +384,7 @@ fn guarantee_4_a_cache_may_be_closed_from_a_callback_and_opened_again() {
     batch.wait(Some(PATIENCE)).expect("the store ends");
     assert!(started.elapsed() < Duration::from_secs(5), "closing waited for itself");
     // A pinned lookup and a batch may outlive it; the directory is free all the same.
-    assert_eq!(count_right(&home.open(), &keys, CHUNK), 1);
+    assert!(count_right(&home.open(), &keys, CHUNK) >= 1);
 }
 
 #[test]
@@ -395,13 +395,14 @@ fn guarantee_6_a_mover_that_cannot_reach_the_disk_costs_no_chunk() {
     let control = ControlPlane::open(&home.config, CHUNK as u64, None).unwrap();
     let unreachable =
         || Err(forebay::Error::io("opening the data file", std::io::Error::from_raw_os_error(13)));
-    let mover = Mover::start_late(&home.config, CHUNK as u64, Box::new(unreachable)).unwrap();
-    for plan in control.plan_load(&keys) {
+    let mover = Mover::start_late(&home.config, CHUNK as u64, Box::new(unreachable), None).unwrap();
+    let length = u32::try_from(CHUNK).unwrap();
+    for plan in control.plan_load(&keys.iter().map(|key| (*key, length)).collect::<Vec<_>>()) {
         let batch = Batch::new(1);
         let ends = Arc::clone(&batch);
         let buffer: Box<dyn forebay::mover::Sink> = Box::new(Arc::new(Mutex::new(vec![0; CHUNK])));
         let answer = move |plan: Plan, verdict| ends.end(0, (plan.ticket, load_status(verdict)));
-        mover.load(Job::new(&batch, plan.unwrap(), buffer, answer));
+        mover.load(Job::new(&batch, plan.unwrap().read, buffer, answer));
         let (ticket, (status, reason)) = batch.wait(Some(PATIENCE)).expect("it ends").remove(0);
         assert!(matches!((status, &reason), (LoadStatus::Failed, Some(Reason::Engine(_)))), "{reason:?}");
         assert!(control.finish_load(ticket, status, reason.as_ref()));

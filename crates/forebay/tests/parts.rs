@@ -85,7 +85,7 @@ fn guarantee_1_a_flipped_bit_in_any_part_is_seen() {
     let ends: Vec<_> = load(&cache, &keys, CHUNK).into_iter().map(|(end, _)| end.status).collect();
     assert_eq!(ends[..10], [LoadStatus::Miss; 10]);
     assert_eq!(ends[10..], [LoadStatus::Loaded; 2]);
-    assert_eq!(cache.stats().control.corrupt, 10);
+    assert_eq!(cache.stats().control.disk.corrupt, 10);
     assert_nothing_leaked(&cache);
 }
 
@@ -251,7 +251,7 @@ fn guarantee_6_large_chunks_begin_on_borders_and_are_found_without_a_journal() {
             }
         }
         let cache = home.open();
-        assert!(cache.stats().control.rebuilt.is_some());
+        assert!(cache.stats().control.disk.rebuilt.is_some());
         assert_eq!(count_right(&cache, &keys, length), 9, "{length}");
     }
 }

@@ -5,7 +5,6 @@
 mod servers;
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ use forebay::tier::remote::wrappers::chaos::{Chaos, ChaosOdds};
 use forebay::tier::remote::wrappers::delay::Delay;
 use forebay::tier::remote::wrappers::fake::Fake;
 use forebay::tier::remote::wrappers::throttle::Throttle;
-use servers::{ACCESS_KEY, Certificate, SECRET_KEY, ServerProcess, noisy_server};
+use servers::{ACCESS_KEY, Certificate, RIGHT, ServerProcess, inside, noisy_server};
 use tempfile::TempDir;
 
 /// No wait in a test is longer; what takes longer hangs.
@@ -62,28 +61,8 @@ fn has(client: &Client) -> Result<bool, Fault> {
     run(client, async move { objects.has(&name(0, 0)).await })
 }
 
-/// Runs the rest of the test `test` in a process of its own with this environment. `true` in that process.
-fn inside(test: &str, environment: &[(&str, &str)]) -> bool {
-    const INSIDE: &str = "FOREBAY_TEST_INSIDE";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let mut command = Command::new(std::env::current_exe().expect("this program has a name"));
-    command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").env("AWS_EC2_METADATA_DISABLED", "true");
-    for proxy in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "AWS_ENDPOINT_URL", "AWS_PROFILE"] {
-        command.env_remove(proxy);
-    }
-    let output = command.envs(environment.iter().copied()).output().expect("it runs");
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-    false
-}
-
-const RIGHT: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
-
 fn name(key: u64, part: u64) -> String {
-    format!("{NAMESPACE}/{key:064x}/{part}")
+    format!("{NAMESPACE}/{key:064x}/2048-{part}")
 }
 
 fn bytes_of(seed: u64, len: usize) -> Bytes {

@@ -11,12 +11,13 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use forebay::{Error, PageMemory, Result};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
 use super::kernel::{DEPTH_MAX, Ring};
+use super::rig::{Direction, Pass};
 use crate::content;
 use crate::process::cpu;
 use crate::quantiles::percentile;
@@ -28,13 +29,6 @@ const UNDER_WAY_BYTES_MAX: usize = 64 << 20;
 /// Each depth is tried so many times, by turns and on so many bytes at most: the drive's speed changes by the second.
 const TRIALS: usize = 6;
 const TRIAL_BYTES: u64 = 256 << 20;
-
-/// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    Read,
-    Write,
-}
 
 /// How the transfers are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +45,6 @@ impl Engine {
             Self::Threads => "threads, because io_uring is not allowed here",
         }
     }
-}
-
-/// What one pass took.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pass {
-    pub(super) time: Duration,
-    pub(super) cpu: Duration,
 }
 
 /// A file of so many chunks.
@@ -252,6 +239,8 @@ fn transfer(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

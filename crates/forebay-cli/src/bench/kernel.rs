@@ -1,5 +1,5 @@
-//! What the kernel is asked for without a wrapper in between: direct transfers by `io_uring`, and which pages of a file
-//! it caches.
+//! What the kernel is asked for without a wrapper in between: direct transfers by `io_uring`, which pages of a file it
+//! caches, and to be told of signals.
 //!
 //! The one file of this crate with `unsafe` code. Promises: memory that the kernel may still write to is
 //! never given back; a short transfer is an error.
@@ -8,11 +8,14 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use forebay::PageMemory;
 use io_uring::{IoUring, opcode, types};
 
-use super::ceiling::Direction;
+use super::rig::Direction;
 
 /// Most transfers that are under way at once.
 pub(super) const DEPTH_MAX: usize = 32;
@@ -191,6 +194,45 @@ pub(super) fn cached_bytes(file: &File) -> io::Result<u64> {
     unsafe { munmap(start, len) }?;
     asked?;
     Ok(pages.iter().filter(|page| **page & 1 == 1).count() as u64 * page_bytes as u64)
+}
+
+/// A flag that the first signal which asks this process to end sets (INT, TERM or HUP); the next one ends it. To be asked
+/// for by the first thread, before it starts others.
+///
+/// # Errors
+/// The system's.
+pub(super) fn interrupted() -> io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&flag);
+    // SAFETY: a set of signals is plain memory, and these calls only fill it.
+    let signals = unsafe {
+        let mut signals = std::mem::zeroed();
+        libc::sigemptyset(&raw mut signals);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(&raw mut signals, signal);
+        }
+        signals
+    };
+    let mask = move |how| {
+        // SAFETY: reads the set; concerns this thread, and those that it starts, alone.
+        match unsafe { libc::pthread_sigmask(how, &raw const signals, std::ptr::null_mut()) } {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    };
+    mask(libc::SIG_BLOCK)?;
+    thread::Builder::new().name("forebay-signals".into()).spawn(move || {
+        let mut signal = 0;
+        // SAFETY: waits for one of the set, which all threads hold back, and writes its number.
+        while unsafe { libc::sigwait(&raw const signals, &raw mut signal) } != 0 {}
+        set.store(true, Ordering::Relaxed);
+        // The next one finds a thread that does not hold it back.
+        let _ = mask(libc::SIG_UNBLOCK);
+        loop {
+            thread::park();
+        }
+    })?;
+    Ok(flag)
 }
 
 #[cfg(test)]

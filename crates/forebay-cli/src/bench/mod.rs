@@ -1,22 +1,26 @@
-//! `forebay bench`: Forebay's store and load beside what the drive gives a plain program, in one run, alternately.
+//! `forebay bench`: Forebay's store and load beside what the drive or the remote store gives a plain program, in one run,
+//! alternately.
 //!
 //! A drive on a shared machine is three times as fast in one minute as in the next, so no figure of it means much by
 //! itself: each round measures the ceiling and the cache right after each other, and their ratio is what counts.
 //! `docs/MEASURING.md` says what is measured and what is not.
 
+mod bare;
 mod ceiling;
+mod disk;
 mod kernel;
 mod mixed;
 mod prompts;
+mod remote;
 mod report;
+mod rig;
 
-use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use forebay::catalog::{BLOCK_BYTES, CachePolicy};
-use forebay::tier::disk::directory::data_path;
-use forebay::{Cache, ChunkKey, Error, ErrorKind, Result};
+use forebay::{ChunkKey, Error, ErrorKind, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::figures::size;
@@ -24,10 +28,12 @@ use crate::process::resident_bytes;
 use crate::scratch::{Scratch, Shape};
 use crate::sizes;
 use crate::stream::{Look, Moved, Stream};
-use ceiling::{Ceiling, Direction};
-use kernel::cached_bytes;
+use disk::DiskRig;
+use kernel::interrupted;
 use prompts::Prompts;
+use remote::RemoteRig;
 use report::{Report, Rounds};
+use rig::{Direction, Pass, Rig};
 
 /// Bytes of the chunks that are kept under way, and fewest of them.
 const WINDOW_BYTES: usize = 192 << 20;
@@ -36,13 +42,32 @@ const WINDOW_MIN: usize = 6;
 /// Fewest chunks that say anything.
 const CHUNKS_MIN: u64 = 16;
 
+/// A tier that can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TierName {
+    /// Local disk, beside direct transfers of a file
+    Disk,
+    /// Memory; not there yet
+    Memory,
+    /// A remote store, beside a bare client of it
+    Remote,
+}
+
 /// Arguments of `forebay bench`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct BenchArgs {
-    /// A directory on the drive to be measured; a sub-directory is made in it and removed afterwards
+    /// The tier to be measured
+    #[arg(long, value_enum, default_value_t = TierName::Disk)]
+    tier: TierName,
+
+    /// A directory on the drive to be measured (for disk); a sub-directory is made in it and removed afterwards
     #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
+
+    /// The store to be measured (for remote), named as in a configuration; what is put there is removed afterwards
+    #[arg(long, value_name = "URL")]
+    remote_url: Option<String>,
 
     /// Bytes of a chunk, a multiple of 4 KiB
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = sizes::parse)]
@@ -132,114 +157,170 @@ fn window(chunk_bytes: usize) -> usize {
 
 fn measure(args: &BenchArgs) -> Result<Report> {
     let (chunks, chunk_bytes) = chunks(args)?;
-    let each = chunk_bytes as usize;
-    let total_bytes = chunks * args.chunk_size;
-    // A little more than a round, for what is under way.
-    let spare = window(chunk_bytes as usize) as u64 + 1;
+    let window = window(chunk_bytes as usize);
     let shape = Shape {
-        chunks: chunks + spare,
+        chunks,
         chunk_bytes,
         staging_bytes: args.staging,
         threads: args.threads,
         policy: CachePolicy::Lru,
     };
-    let scratch = Scratch::in_directory(&args.dir, shape.disk_bytes().saturating_add(total_bytes))?;
-    let progress = progress(chunks * (4 * u64::from(args.rounds) + 2) + shape.chunks);
-
-    // The cache first: what is wrong with the sizes is said before gigabytes are written.
-    let bench = Bench { cache: scratch.open_cache(&shape)?, progress, chunks, each };
-    let begun = bench.cache.stats().mover;
-    let mut stream = Stream::new(window(each), each, args.copied)?;
-    bench.progress.set_message("preparing");
-    let ceiling =
-        Ceiling::prepare(scratch.raw(), chunks, each, stream.window(), &mut || bench.progress.inc(1))?;
-    let data = File::open(data_path(&scratch.cache()));
-    let data = data.map_err(|error| Error::io("opening the data file", error))?;
-    let cached = || cached_bytes(&data).map_err(|error| Error::io("asking for the data file's pages", error));
-    let cached_before = cached()?;
-
-    let mut prompts = Prompts::new();
-    // Touches every block of the data file, so that no round pays for the first write to it.
-    let warm_up = prompts.next(usize::try_from(shape.chunks).unwrap_or(usize::MAX))?;
-    bench.store(&mut stream, &warm_up)?;
-
-    let (mut write, mut read) = (Rounds::default(), Rounds::default());
-    let (mut retries, mut wrong) = (0, 0);
-    let mut keys = warm_up;
-    for round in 1..=args.rounds {
-        keys = prompts.next(usize::try_from(chunks).unwrap_or(usize::MAX))?;
-        for direction in [Direction::Write, Direction::Read] {
-            let what = if direction == Direction::Write { "write" } else { "read" };
-            bench.progress.set_message(format!("round {round} of {}, {what}", args.rounds));
-            let mut ours = || match direction {
-                Direction::Write => bench.store(&mut stream, &keys),
-                Direction::Read => bench.load(&mut stream, &keys, Look::Stamps),
-            };
-            let theirs = || ceiling.measure(direction, &mut || bench.progress.inc(1));
-            let (pass, moved) = if round % 2 == 1 {
-                let pass = theirs()?;
-                (pass, ours()?)
-            } else {
-                let moved = ours()?;
-                (theirs()?, moved)
-            };
-            retries += moved.retries;
-            wrong += moved.wrong;
-            match direction {
-                Direction::Write => write.add(pass, moved),
-                Direction::Read => read.add(pass, moved),
+    // Before there are threads.
+    let stop = match args.tier {
+        TierName::Remote => interrupted().map_err(|error| Error::io("asking for signals", error))?,
+        TierName::Disk | TierName::Memory => Arc::default(),
+    };
+    let progress = progress();
+    let told = |bytes| progress.inc(bytes);
+    let stream = || Stream::new(window, shape.chunk_bytes as usize, args.copied);
+    match args.tier {
+        TierName::Disk => {
+            let dir = needed(args.dir.as_deref(), "a directory on the drive to be measured", "--dir DIR")?;
+            // A little more than a round, for what is under way.
+            let shape = Shape { chunks: chunks + window as u64 + 1, ..shape };
+            let raw_bytes = chunks * args.chunk_size;
+            let scratch = Scratch::in_directory(dir, shape.disk_bytes().saturating_add(raw_bytes))?;
+            progress.set_length(moved_bytes(args, chunks, shape.chunks, 1) + raw_bytes);
+            progress.set_message("preparing");
+            let stream = stream()?;
+            let rig = DiskRig::prepare(scratch, &shape, chunks, stream.window(), &mut { told })?;
+            Bench { rig: &rig, progress, shape, chunks, args }.run(stream, Prompts::new())
+        }
+        TierName::Remote => {
+            if args.threads.is_some() || args.copied {
+                let message =
+                    "--threads and --copied are of the disk, whose chunks need no copy; leave them out";
+                return Err(Error::new(ErrorKind::Argument, message));
             }
+            let url = needed(args.remote_url.as_deref(), "the store to be measured", "--remote-url URL")?;
+            let mut prompts = Prompts::of_this_run();
+            let first = prompts.next(1)?[0];
+            progress.set_message("trying how many requests at a time are best");
+            let rig = RemoteRig::prepare(url, &shape, chunks, window, &first, stop)?;
+            progress.set_length(moved_bytes(args, chunks, 2 * rig.warm_up_chunks(), rig.ceilings() as u64));
+            Bench { rig: &rig, progress, shape, chunks, args }.run(stream()?, prompts)
+        }
+        TierName::Memory => {
+            let message = "there is no memory tier yet that could be measured; measure disk or remote";
+            Err(Error::new(ErrorKind::Argument, message))
         }
     }
-    bench.progress.set_message("comparing every byte");
-    wrong += bench.load(&mut stream, &keys, Look::Whole)?.wrong;
-    bench.progress.set_message("loads beside stores");
-    let mixed = mixed::measure(&bench.cache, &keys, &mut prompts, &mut stream, each, args.rounds)?;
-    wrong += mixed.wrong();
-
-    let staging = bench.cache.stats().mover.staging;
-    let slot_bytes = staging.slot_bytes as u64;
-    bench.progress.finish_and_clear();
-    Ok(Report {
-        shape,
-        total_bytes,
-        rounds: args.rounds,
-        ceiling,
-        write,
-        read,
-        mixed,
-        direct_io: begun.direct_io,
-        io_engine: begun.io_engine,
-        copied: args.copied,
-        resident_bytes: resident_bytes().saturating_sub(stream.buffer_bytes() as u64),
-        page_cache_growth_bytes: cached()?.saturating_sub(cached_before),
-        staging_bytes: u64::from(staging.in_use_max) * slot_bytes,
-        staging_buffer_bytes: u64::from(staging.slots) * slot_bytes,
-        staging_huge_bytes: staging.huge_bytes as u64,
-        window: stream.window(),
-        own_bytes: stream.buffer_bytes(),
-        retries,
-        wrong,
-    })
 }
 
-/// The cache under measurement.
-struct Bench {
-    cache: Cache,
+fn needed<T>(given: Option<T>, what: &str, option: &str) -> Result<T> {
+    given.ok_or_else(|| Error::new(ErrorKind::Argument, format!("{what} is not named; add {option}")))
+}
+
+/// Bytes that are moved in all, but for what is tried before and the mixed part.
+fn moved_bytes(args: &BenchArgs, chunks: u64, warm_up_chunks: u64, ceilings: u64) -> u64 {
+    let rounds = chunks * 2 * (1 + ceilings) * u64::from(args.rounds);
+    (rounds + chunks + warm_up_chunks) * args.chunk_size
+}
+
+/// A measurement, once all is there.
+struct Bench<'a> {
+    rig: &'a dyn Rig,
     progress: ProgressBar,
+    shape: Shape,
+    /// Chunks of a round.
     chunks: u64,
-    each: usize,
+    args: &'a BenchArgs,
 }
 
-impl Bench {
+impl Bench<'_> {
+    fn run(self, mut stream: Stream, mut prompts: Prompts) -> Result<Report> {
+        let Self { rig, args, .. } = self;
+        let mut made = |chunks: u64| {
+            let keys = prompts.next(usize::try_from(chunks).unwrap_or(usize::MAX))?;
+            rig.makes(&keys);
+            Ok::<_, Error>(keys)
+        };
+        let mut keys = made(rig.warm_up_chunks())?;
+        self.store(&mut stream, &keys)?;
+        let [writes, reads] = [Direction::Write, Direction::Read].map(|direction| rig.cache(direction));
+        if !std::ptr::eq(writes, reads) {
+            self.load(&mut stream, &keys, Look::Stamps)?;
+        }
+        let mut write = Rounds::beside(rig.ceilings());
+        let mut read = Rounds::beside(rig.ceilings());
+        let (mut retries, mut wrong) = (0, 0);
+        for round in 1..=args.rounds {
+            rig.done_with(&keys)?;
+            keys = made(self.chunks)?;
+            for direction in [Direction::Write, Direction::Read] {
+                let what = if direction == Direction::Write { "write" } else { "read" };
+                self.progress.set_message(format!("round {round} of {}, {what}", args.rounds));
+                let mut ours = || match direction {
+                    Direction::Write => self.store(&mut stream, &keys),
+                    Direction::Read => self.load(&mut stream, &keys, Look::Stamps),
+                };
+                let (passes, moved) = if round % 2 == 1 {
+                    let passes = self.plain(direction)?;
+                    (passes, ours()?)
+                } else {
+                    let moved = ours()?;
+                    (self.plain(direction)?, moved)
+                };
+                retries += moved.retries;
+                wrong += moved.wrong;
+                match direction {
+                    Direction::Write => write.add(&passes, moved),
+                    Direction::Read => read.add(&passes, moved),
+                }
+            }
+        }
+        self.progress.set_message("comparing every byte");
+        wrong += self.load(&mut stream, &keys, Look::Whole)?.wrong;
+        self.progress.set_message("loads beside stores");
+        let each = self.shape.chunk_bytes as usize;
+        let mixed = mixed::measure(rig, &keys, &mut prompts, &mut stream, each, args.rounds)?;
+        wrong += mixed.wrong();
+
+        let staging = rig.cache(Direction::Write).stats().mover.staging;
+        let slot_bytes = staging.slot_bytes as u64;
+        self.progress.finish_and_clear();
+        Ok(Report {
+            shape: self.shape,
+            total_bytes: self.chunks * args.chunk_size,
+            rounds: args.rounds,
+            own: rig.own([write.best(), read.best()])?,
+            write,
+            read,
+            mixed,
+            copied: args.copied,
+            resident_bytes: resident_bytes().saturating_sub(stream.buffer_bytes() as u64),
+            staging_bytes: u64::from(staging.in_use_max) * slot_bytes,
+            staging_buffer_bytes: u64::from(staging.slots) * slot_bytes,
+            staging_huge_bytes: staging.huge_bytes as u64,
+            window: stream.window(),
+            own_bytes: stream.buffer_bytes(),
+            retries,
+            wrong,
+        })
+    }
+
+    /// A pass of each of the plain programs.
+    fn plain(&self, direction: Direction) -> Result<Vec<Pass>> {
+        let pass = |ceiling| {
+            self.rig.may_go_on()?;
+            self.rig.pass(ceiling, direction, &mut |bytes| self.progress.inc(bytes))
+        };
+        (0..self.rig.ceilings()).map(pass).collect()
+    }
+
+    fn told(&self, bytes: u64) -> Result<()> {
+        self.progress.inc(bytes);
+        self.rig.may_go_on()
+    }
+
     fn store(&self, stream: &mut Stream, keys: &[ChunkKey]) -> Result<Moved> {
-        let told = |bytes| self.progress.inc(bytes / self.each as u64);
-        self.all_of(keys, stream.store(&self.cache, keys, &Prompts::parent(keys), told)?)
+        let cache = self.rig.cache(Direction::Write);
+        self.all_of(keys, stream.store(cache, keys, &Prompts::parent(keys), |bytes| self.told(bytes))?)
     }
 
     fn load(&self, stream: &mut Stream, keys: &[ChunkKey], look: Look) -> Result<Moved> {
-        let told = |bytes| self.progress.inc(bytes / self.each as u64);
-        self.all_of(keys, stream.load(&self.cache, keys, look, told)?)
+        let cache = self.rig.cache(Direction::Read);
+        self.all_of(keys, stream.load(cache, keys, look, |bytes| self.told(bytes))?)
     }
 
     /// A round that did not move everything would be compared with a ceiling that did.
@@ -259,8 +340,8 @@ impl Bench {
     }
 }
 
-fn progress(chunks: u64) -> ProgressBar {
-    let progress = ProgressBar::new(chunks);
+fn progress() -> ProgressBar {
+    let progress = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{bar:30} {percent} %, {eta} left, {msg}");
     progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     progress

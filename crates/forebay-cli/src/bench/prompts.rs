@@ -1,5 +1,7 @@
 //! Keys for a benchmark: prompts that nobody has stored before.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use forebay::{ChunkKey, Namespace, Result};
 
 /// Chunks of a prompt.
@@ -14,6 +16,13 @@ pub(super) struct Prompts {
 impl Prompts {
     pub(super) fn new() -> Self {
         Self { namespace: Namespace::of_model("a benchmark"), made: 0 }
+    }
+
+    /// Prompts that no other run makes, whatever it measures.
+    pub(super) fn of_this_run() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let salt = format!("{} {}", std::process::id(), now.as_nanos());
+        Self { namespace: Namespace { salt, ..Namespace::of_model("a benchmark") }, made: 0 }
     }
 
     /// The keys of so many chunks, in whole prompts but for the last.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::ceiling::{Ceiling, Direction, Pass};
 use super::mixed::Mixed;
-use crate::figures::{gb_per_s, size, table};
+use super::rig::{Direction, Own, Pass};
+use crate::figures::{gb_per_s, mib, size, table};
 use crate::quantiles::{median, percentile, range};
 use crate::scratch::Shape;
 use crate::stream::Moved;
@@ -15,29 +15,62 @@ use crate::stream::Moved;
 /// The ceiling itself varied by more than this factor from round to round: the machine was too noisy for its ratios.
 pub(super) const NOISY_FACTOR: f64 = 2.0;
 
-/// One direction, round by round.
-#[derive(Debug, Default)]
-pub(super) struct Rounds {
-    ceiling_gbps: Vec<f64>,
+/// One plain program in one direction, round by round.
+#[derive(Debug, Clone, Default)]
+struct Plain {
     gbps: Vec<f64>,
-    ratios: Vec<f64>,
+    cpu: Duration,
+}
+
+/// One direction, round by round.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    /// Plain programs, one of which is the ceiling.
+    plain: Vec<Plain>,
+    gbps: Vec<f64>,
     latencies: Vec<Duration>,
     bytes: u64,
     cpu: Duration,
-    ceiling_cpu: Duration,
 }
 
 impl Rounds {
-    pub(super) fn add(&mut self, ceiling: Pass, moved: Moved) {
+    /// For so many plain programs.
+    pub(super) fn beside(ceilings: usize) -> Self {
+        let plain = vec![Plain::default(); ceilings];
+        Self { plain, gbps: Vec::new(), latencies: Vec::new(), bytes: 0, cpu: Duration::ZERO }
+    }
+
+    /// A round: what each plain program took for the same bytes.
+    pub(super) fn add(&mut self, passes: &[Pass], moved: Moved) {
         let rate = |time: Duration| gb_per_s(moved.bytes, time.as_secs_f64());
-        let (ceiling_gbps, gbps) = (rate(ceiling.time), rate(moved.time));
-        self.ceiling_gbps.push(ceiling_gbps);
-        self.gbps.push(gbps);
-        self.ratios.push(if ceiling_gbps > 0.0 { gbps / ceiling_gbps } else { 0.0 });
+        for (plain, pass) in self.plain.iter_mut().zip(passes) {
+            plain.gbps.push(rate(pass.time));
+            plain.cpu += pass.cpu;
+        }
+        self.gbps.push(rate(moved.time));
         self.latencies.extend(moved.latencies);
         self.bytes += moved.bytes;
         self.cpu += moved.cpu;
-        self.ceiling_cpu += ceiling.cpu;
+    }
+
+    /// Which of the plain programs is the ceiling: that with the best median.
+    pub(super) fn best(&self) -> usize {
+        let medians = self.plain.iter().map(|plain| median(&plain.gbps)).enumerate();
+        medians.max_by(|one, two| one.1.total_cmp(&two.1)).map_or(0, |(best, _)| best)
+    }
+
+    fn ceiling(&self) -> &Plain {
+        &self.plain[self.best()]
+    }
+
+    fn ratios(&self) -> Vec<f64> {
+        let share = |(gbps, ceiling): (&f64, &f64)| if *ceiling > 0.0 { gbps / ceiling } else { 0.0 };
+        self.gbps.iter().zip(&self.ceiling().gbps).map(share).collect()
+    }
+
+    /// The median of each plain program.
+    fn plain_gbps(&self) -> Vec<f64> {
+        self.plain.iter().map(|plain| median(&plain.gbps)).collect()
     }
 
     fn per_gb(&self, cpu: Duration) -> f64 {
@@ -50,15 +83,15 @@ impl Rounds {
     }
 
     fn is_noisy(&self) -> bool {
-        let [least, most] = range(&self.ceiling_gbps);
+        let [least, most] = range(&self.ceiling().gbps);
         most > NOISY_FACTOR * least
     }
 
     fn json(&mut self) -> serde_json::Value {
         json!({
             "gbps": median(&self.gbps),
-            "ceiling_gbps": median(&self.ceiling_gbps),
-            "ratio": median(&self.ratios),
+            "ceiling_gbps": median(&self.ceiling().gbps),
+            "ratio": median(&self.ratios()),
             "cpu_s_per_gb": self.per_gb(self.cpu),
             "p50_ms": self.at_ms(50),
             "p99_ms": self.at_ms(99),
@@ -66,12 +99,13 @@ impl Rounds {
     }
 
     fn row(&mut self, what: &str) -> [String; 8] {
-        let [least, most] = range(&self.ratios);
+        let ratios = self.ratios();
+        let [least, most] = range(&ratios);
         [
             what.to_owned(),
             format!("{:.2}", median(&self.gbps)),
-            format!("{:.2}", median(&self.ceiling_gbps)),
-            format!("{:.0} %", 100.0 * median(&self.ratios)),
+            format!("{:.2}", median(&self.ceiling().gbps)),
+            format!("{:.0} %", 100.0 * median(&ratios)),
             format!("{:.0} to {:.0} %", 100.0 * least, 100.0 * most),
             format!("{:.3}", self.per_gb(self.cpu)),
             format!("{:.2} ms", self.at_ms(50)),
@@ -85,14 +119,11 @@ pub(super) struct Report {
     pub(super) shape: Shape,
     pub(super) total_bytes: u64,
     pub(super) rounds: u32,
-    pub(super) ceiling: Ceiling,
+    pub(super) own: Own,
     pub(super) write: Rounds,
     pub(super) read: Rounds,
     pub(super) mixed: Mixed,
-    /// Whether the cache goes past the page cache.
-    pub(super) direct_io: bool,
     pub(super) resident_bytes: u64,
-    pub(super) page_cache_growth_bytes: u64,
     /// The most of the staging buffer that was ever in use, all of it, and how much lies on huge pages.
     pub(super) staging_bytes: u64,
     pub(super) staging_buffer_bytes: u64,
@@ -100,17 +131,10 @@ pub(super) struct Report {
     pub(super) window: usize,
     /// The measurement's own buffers.
     pub(super) own_bytes: usize,
-    /// How the cache reads and writes.
-    pub(super) io_engine: &'static str,
     /// Whether chunks are copied from and to staging slots.
     pub(super) copied: bool,
     pub(super) retries: u64,
     pub(super) wrong: u64,
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a size for people")]
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 impl Report {
@@ -121,7 +145,7 @@ impl Report {
     pub(super) fn json(&mut self) -> serde_json::Value {
         let [alone_p50, beside_p50] = self.mixed.load_ms(50);
         let [alone_p99, beside_p99] = self.mixed.load_ms(99);
-        json!({
+        let mut all = json!({
             "write": self.write.json(),
             "read": self.read.json(),
             "mixed": {
@@ -133,7 +157,6 @@ impl Report {
                 "stores_gbps": gb_per_s(self.mixed.stores.bytes, self.mixed.stores.time.as_secs_f64()),
             },
             "rss_mib": mib(self.resident_bytes),
-            "page_cache_growth_mib": mib(self.page_cache_growth_bytes),
             "staging_bytes": self.staging_bytes,
             "staging_buffer_bytes": self.staging_buffer_bytes,
             "staging_huge_bytes": self.staging_huge_bytes,
@@ -143,21 +166,31 @@ impl Report {
             "threads": self.shape.threads,
             "window": self.window,
             "rounds": self.rounds,
-            "ratio_spread": { "write": range(&self.write.ratios), "read": range(&self.read.ratios) },
-            "ceiling_spread": { "write": range(&self.write.ceiling_gbps), "read": range(&self.read.ceiling_gbps) },
-            "ceiling_cpu_s_per_gb": {
-                "write": self.write.per_gb(self.write.ceiling_cpu),
-                "read": self.read.per_gb(self.read.ceiling_cpu),
+            "ratio_spread": { "write": range(&self.write.ratios()), "read": range(&self.read.ratios()) },
+            "ceiling_spread": {
+                "write": range(&self.write.ceiling().gbps),
+                "read": range(&self.read.ceiling().gbps),
             },
-            "ceiling_depth": { "write": self.ceiling.write_depth, "read": self.ceiling.read_depth },
+            "ceiling_cpu_s_per_gb": {
+                "write": self.write.per_gb(self.write.ceiling().cpu),
+                "read": self.read.per_gb(self.read.ceiling().cpu),
+            },
+            "ceiling_depth": { "write": self.own.ceiling_depth[0], "read": self.own.ceiling_depth[1] },
             "copied": self.copied,
-            "io_engine": self.io_engine,
-            "ceiling_engine": self.ceiling.engine.name(),
-            "direct_io": self.direct_io && self.ceiling.direct,
+            "io_engine": self.own.io_engine,
+            "ceiling_engine": self.own.ceiling_engine,
             "noisy": self.is_noisy(),
             "retries": self.retries,
             "wrong_chunks": self.wrong,
-        })
+        });
+        if let Some(all) = all.as_object_mut() {
+            all.extend(self.own.json.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+            if self.write.plain.len() > 1 {
+                let both = json!({ "write": self.write.plain_gbps(), "read": self.read.plain_gbps() });
+                all.insert("ceilings_gbps".to_owned(), both);
+            }
+        }
+        all
     }
 
     pub(super) fn tell(&mut self, out: &mut dyn Write) -> io::Result<()> {
@@ -168,11 +201,11 @@ impl Report {
             size(self.shape.chunk_bytes.into()),
             self.rounds,
             self.window,
-            self.io_engine,
+            self.own.io_engine,
             if self.copied { ", copied" } else { "" },
-            self.ceiling.engine.name(),
-            self.ceiling.write_depth,
-            self.ceiling.read_depth,
+            self.own.ceiling_engine,
+            self.own.ceiling_depth[0],
+            self.own.ceiling_depth[1],
         )?;
         let head = ["", " GB/s", " ceiling", " share", " of rounds", " CPU-s/GB", " p50", " p99"];
         let rows = [self.write.row("write"), self.read.row("read")];
@@ -186,21 +219,19 @@ impl Report {
         )?;
         writeln!(
             out,
-            "Resident {} (staging {}, of which {} were in use at most) and {} of the benchmark's buffers, page cache +{}",
+            "Resident {} (staging {}, of which {} were in use at most) and {} of the benchmark's buffers{}",
             size(self.resident_bytes),
             size(self.staging_buffer_bytes),
             size(self.staging_bytes),
             size(self.own_bytes as u64),
-            size(self.page_cache_growth_bytes),
+            self.own.memory,
         )?;
-        if !(self.direct_io && self.ceiling.direct) {
-            writeln!(out, "This file system has no direct I/O: the page cache was measured, not the drive.")?;
-        }
+        self.own.notes.iter().try_for_each(|note| writeln!(out, "{note}"))?;
         for (what, rounds, direction) in
             [("writing", &self.write, Direction::Write), ("reading", &self.read, Direction::Read)]
         {
             if rounds.is_noisy() {
-                let [least, most] = range(&rounds.ceiling_gbps);
+                let [least, most] = range(&rounds.ceiling().gbps);
                 let shown = if direction == Direction::Write { "write" } else { "read" };
                 writeln!(
                     out,

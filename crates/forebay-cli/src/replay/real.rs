@@ -29,7 +29,7 @@ impl Real {
 
 impl Replayed for Real {
     fn request(&mut self, keys: &[ChunkKey], _: u64) -> Result<Step> {
-        let evicted_before = self.cache.stats().control.evictions;
+        let evicted_before = self.cache.stats().control.disk.evictions;
         let begin = Instant::now();
         let answer = self.cache.lookup(keys);
         let lookup = begin.elapsed();
@@ -41,13 +41,13 @@ impl Replayed for Real {
         let mut loaded = Moved::default();
         // As many at a time as there are buffers: then the comparison of every byte is outside of what is timed.
         for part in keys[..hit].chunks(self.stream.window()) {
-            loaded.add(self.stream.load(&self.cache, part, Look::Whole, |_| {})?);
+            loaded.add(self.stream.load(&self.cache, part, Look::Whole, |_| Ok(()))?);
         }
         drop(answer);
         let rest = &keys[hit..];
         let before = |number: usize| (hit + number).checked_sub(1).map(|before| keys[before]);
-        let stored = self.stream.store(&self.cache, rest, &before, |_| {})?;
-        let evicted = self.cache.stats().control.evictions - evicted_before;
+        let stored = self.stream.store(&self.cache, rest, &before, |_| Ok(()))?;
+        let evicted = self.cache.stats().control.disk.evictions - evicted_before;
         Ok(Step { hit, lookup, loaded, stored, evicted })
     }
 }

@@ -31,7 +31,7 @@ pub use drives::{DRIVES_MAX, DriveBlocks, Drives};
 pub use eviction::CachePolicy;
 pub use extent::{BLOCK_BYTES, EXTENTS_MAX, Extent, Extents, blocks_for};
 pub use plan::{LoadDecision, LookupDecision, PLAN_BYTES, Plan, StoreDecision, Ticket};
-pub use record::{ChunkRecord, Entry, RECORD_BYTES, grain_blocks};
+pub use record::{ChunkRecord, Entry, MEMORY, RECORD_BYTES, REMOTE, grain_blocks};
 pub(crate) use record::{u32_at, u64_at};
 pub use space::AddressSpace;
 
@@ -54,8 +54,10 @@ pub struct Limits {
 /// How often the directory was opened stands in the upper bits of generations and tickets, so that none is ever used
 /// twice.
 const EPOCH_SHIFT: u32 = 40;
-/// The largest epoch there is room for.
-pub const EPOCH_MAX: u32 = (1 << (u64::BITS - EPOCH_SHIFT)) - 1;
+/// The largest epoch there is room for: the two uppermost bits of a ticket say which tier it is of.
+pub const EPOCH_MAX: u32 = (1 << (u64::BITS - 2 - EPOCH_SHIFT)) - 1;
+/// The epoch of every catalog of the memory tier, which ends with its process.
+const MEMORY_EPOCH: u32 = EPOCH_MAX + 1;
 
 /// How many times the blocks of a chunk are freed for it at most. Chunks of one size need them once; a large one among
 /// small ones may find what is freed too scattered, and then grows its room over several stores.
@@ -103,6 +105,15 @@ impl Catalog {
     /// When `epoch` is larger than [`EPOCH_MAX`].
     pub fn new(limits: Limits, policy: CachePolicy, epoch: u32) -> Self {
         assert!(epoch <= EPOCH_MAX, "generations have no room for epoch {epoch}");
+        Self::of_epoch(limits, policy, epoch)
+    }
+
+    /// An empty catalog of the memory tier, whose chunks are gone with the process.
+    pub fn of_memory(limits: Limits, policy: CachePolicy) -> Self {
+        Self::of_epoch(limits, policy, MEMORY_EPOCH)
+    }
+
+    fn of_epoch(limits: Limits, policy: CachePolicy, epoch: u32) -> Self {
         // Each chunk takes a block at least, so there are never more of them than blocks.
         let chunks_max = u64::from(limits.chunks_max).min(limits.blocks.total());
         Self {
@@ -359,7 +370,7 @@ impl Catalog {
     }
 
     fn open(&mut self, what: Open) -> Ticket {
-        let ticket = Ticket(self.next_ticket);
+        let ticket = Ticket::new(self.next_ticket);
         self.next_ticket += 1;
         self.open.insert(ticket, what);
         ticket

@@ -6,11 +6,40 @@
 
 use twox_hash::XxHash3_64;
 
+use crate::outcome::Tier;
+
 use super::record::{ChunkRecord, Entry, RECORD_BYTES, u64_at};
 
 /// Under what the catalog keeps something open: pins, a reservation. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(pub(crate) u64);
+pub struct Ticket(u64);
+
+/// Set in tickets of the remote tier.
+const REMOTE_BIT: u64 = 1 << 63;
+/// Set in tickets of the memory tier's catalog, whose epoch has it.
+const MEMORY_BIT: u64 = 1 << 62;
+
+impl Ticket {
+    pub(super) const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// A ticket of the remote tier.
+    pub(crate) const fn of_remote(number: u64) -> Self {
+        Self(REMOTE_BIT | number)
+    }
+
+    /// Whose it is.
+    pub const fn tier(self) -> Tier {
+        if self.0 & REMOTE_BIT != 0 {
+            Tier::Remote
+        } else if self.0 & MEMORY_BIT != 0 {
+            Tier::Memory
+        } else {
+            Tier::Disk
+        }
+    }
+}
 
 /// Length of an encoded plan.
 pub const PLAN_BYTES: usize = SUM_AT + 8;

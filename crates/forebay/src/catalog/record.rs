@@ -8,6 +8,7 @@ use twox_hash::XxHash3_64;
 use super::drives::DRIVES_MAX;
 use super::extent::{BLOCK_BYTES, EXTENTS_MAX, Extent, Extents, blocks_for};
 use crate::key::ChunkKey;
+use crate::outcome::Tier;
 
 /// Length of an encoded record.
 pub const RECORD_BYTES: usize = 128;
@@ -35,6 +36,11 @@ pub const fn grain_blocks(blocks: u64) -> u64 {
     }
 }
 
+/// What stands where the number of a drive would, of a chunk in the remote tier.
+pub const REMOTE: u8 = u8::MAX;
+/// The same, of a chunk in the memory tier.
+pub const MEMORY: u8 = u8::MAX - 1;
+
 /// What the catalog knows of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkRecord {
@@ -50,13 +56,41 @@ pub struct ChunkRecord {
     pub length: u32,
     /// When it was stored, in milliseconds since 1970.
     pub stored_at_ms: u64,
-    /// The drive on which payload and trailer lie.
+    /// The drive on which payload and trailer lie; [`REMOTE`] and [`MEMORY`] for those tiers.
     pub drive: u8,
     /// Where on it they lie: their blocks, and what is left empty behind them.
     pub extents: Extents,
 }
 
 impl ChunkRecord {
+    /// The record of a chunk in the remote tier. It follows from key and length alone, so that whoever looks for the chunk
+    /// knows it: there is one store of it as far as anybody can tell, and its blocks are counted from its own front.
+    ///
+    /// # Panics
+    /// Never: a chunk's blocks are fewer than 2^32, since its length is.
+    pub fn in_remote(key: ChunkKey, length: u32) -> Self {
+        let blocks = u32::try_from(Self::blocks(length)).expect("2^32 bytes are 2^20 blocks");
+        Self {
+            key,
+            parent: ChunkKey::NONE,
+            depth: 0,
+            generation: 0,
+            length,
+            stored_at_ms: 0,
+            drive: REMOTE,
+            extents: Extents::from_slice(&[Extent { start: 0, blocks }]).unwrap_or_default(),
+        }
+    }
+
+    /// The tier that the chunk is in.
+    pub const fn tier(&self) -> Tier {
+        match self.drive {
+            REMOTE => Tier::Remote,
+            MEMORY => Tier::Memory,
+            _ => Tier::Disk,
+        }
+    }
+
     /// Blocks that a chunk of `length` payload bytes takes, its trailer included.
     pub const fn blocks(length: u32) -> u64 {
         1 + blocks_for(length as u64)
@@ -146,7 +180,7 @@ impl Entry {
                 let drive = bytes[2];
                 let room = ChunkRecord::blocks(length)..=ChunkRecord::room_blocks(length);
                 let lies_somewhere = |extent: &Extent| extent.blocks > 0 && extent.end() <= BLOCKS_MAX;
-                let whole = usize::from(drive) < DRIVES_MAX
+                let whole = (usize::from(drive) < DRIVES_MAX || drive == REMOTE || drive == MEMORY)
                     && length > 0
                     && room.contains(&extents.blocks())
                     && extents.as_slice().iter().all(lies_somewhere);

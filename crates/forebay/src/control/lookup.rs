@@ -1,9 +1,6 @@
-//! The answer to a lookup, and the pin that comes with a hit.
+//! The answer to a lookup, and the pins that come with a hit.
 
-use std::sync::Arc;
-
-use super::Shared;
-use crate::catalog::Ticket;
+use super::{disk, memory};
 
 /// The answer to a lookup: four things that must not be taken for each other.
 #[derive(Debug)]
@@ -12,7 +9,7 @@ pub enum Lookup {
     Hit(Hit),
     /// Not even the first chunk is.
     Miss,
-    /// The first chunk is being stored right now: ask again.
+    /// It is not known yet: the first chunk is being stored right now, or the remote store was asked. Ask again.
     Pending,
     /// It cannot be told now: too much is under way. Not a miss.
     Busy,
@@ -38,11 +35,18 @@ impl Lookup {
     }
 }
 
-/// Chunks that are there and stay there until this is dropped.
+/// Chunks that are there. Those in memory and on disk stay there until this is dropped; those in a remote store are as safe as that
+/// keeps them.
 pub struct Hit {
     pub(super) chunks: usize,
-    pub(super) ticket: Ticket,
-    pub(super) shared: Arc<Shared>,
+    pub(super) _pins: Pins,
+}
+
+/// What keeps chunks from being evicted.
+#[derive(Default)]
+pub(super) struct Pins {
+    pub(super) memory: Vec<memory::Pin>,
+    pub(super) disk: Vec<disk::Pin>,
 }
 
 impl std::fmt::Debug for Hit {
@@ -55,11 +59,5 @@ impl Hit {
     /// Length of the contiguous prefix.
     pub fn chunks(&self) -> usize {
         self.chunks
-    }
-}
-
-impl Drop for Hit {
-    fn drop(&mut self) {
-        self.shared.state.lock().catalog.release(self.ticket);
     }
 }

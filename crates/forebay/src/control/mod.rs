@@ -1,333 +1,622 @@
-//! The control plane: the catalog with its directory and journal, for as many threads as like.
+//! The control plane: decides over all tiers, for as many threads as like.
 //!
-//! Promises: what it says is stored is in the journal; what it gives to be read stays where it is until the outcome
-//! is reported; an outcome is taken once. It never touches a chunk's bytes: a [`crate::mover::Mover`], of this
-//! process or another one, does. All calls return without waiting for a device, except that with
-//! `disk_sync: always` a commit waits for the journal to be on it.
+//! Promises: a lookup says how much of a prompt is there, tier by tier in the order memory, disk, remote, each going on
+//! where the one before it ends; what it found on disk stays where it is until the hit is dropped; an outcome is taken
+//! once. It never touches a chunk's bytes: a [`crate::mover::Mover`], of this process or another one, does. No call waits
+//! for a device or for the remote store, except that with `disk_sync: always` a commit waits for the journal to be on
+//! the disk, and that [`ControlPlane::lookup_within`] waits as long as it is told to.
 //!
-//! One lock guards catalog and journal together, so that their orders cannot differ. It is held for microseconds, and
-//! for as long as it takes to copy the catalog's records when a checkpoint begins; a thread of its own writes that.
+//! A mode is a capacity: without a memory tier there is no [`memory`] part, without a disk no [`disk`] part, without a
+//! remote store no [`remote`] part, and nothing else differs.
+//!
+//! What is stored goes to the first of its tiers, and from there to the next ([`ControlPlane::next_copy`]): so engine memory
+//! is waited for by the fastest of them only.
 
-mod keeper;
+mod disk;
 mod lookup;
+mod memory;
+mod remote;
+mod sightings;
 mod stats;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
+use disk::{DiskLookup, DiskPlane, DiskStore};
+use lookup::Pins;
 pub use lookup::{Hit, Lookup};
-pub use stats::ControlStats;
-use stats::{Counters, add};
+use memory::{MemoryLookup, MemoryPlane, MemoryStore, Outgoing};
+pub use remote::RemoteStats;
+use remote::{Front, Offered, RemotePlane, RemoteStore};
+use sightings::Sightings;
+pub use stats::{ControlStats, DiskStats, MemoryStats};
+use stats::{Counters, add, read};
 
-use crate::catalog::{Catalog, Entry, LoadDecision, LookupDecision, Plan, StoreDecision, Ticket};
-use crate::config::{Config, DirectIo, DiskSync};
-use crate::crew::{Crew, JOIN_PATIENCE};
+use crate::catalog::{ChunkRecord, Plan, Ticket};
+use crate::config::{Config, StoreTo};
 use crate::error::Result;
 use crate::key::{ChunkKey, Namespace};
-use crate::outcome::{LoadStatus, Reason};
-use crate::tier::disk::data_files::DataFiles;
-use crate::tier::disk::directory::{Directory, Opened, Settings};
-use crate::tier::disk::journal::Journal;
+use crate::outcome::{LoadStatus, Reason, Tier, TierEnd};
+use crate::tier::remote::client::Client;
+use crate::tier::remote::names::Names;
 
 /// See the module's documentation.
 pub struct ControlPlane {
-    shared: Arc<Shared>,
-    keeper: Crew,
-}
-
-/// What the calls and the keeper share.
-struct Shared {
-    directory: Directory,
-    disk_sync: DiskSync,
-    data: DataFiles,
-    state: Mutex<State>,
-    wake: Condvar,
+    memory: Option<MemoryPlane>,
+    disk: Option<DiskPlane>,
+    remote: Option<RemotePlane>,
+    store_to: StoreTo,
+    sightings: Sightings,
     counters: Counters,
-    interrupted: u64,
-    rebuilt: Option<String>,
 }
 
-/// How far the end of a control plane has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// No more plans are made.
-    Closed,
-    /// The directory is not ours any more: nothing may be written to it.
-    GivenBack,
-}
-
-struct State {
-    catalog: Catalog,
-    journal: Journal,
-    phase: Phase,
-    checkpoint_due: bool,
-    /// Journal records that no checkpoint covers.
-    journal_records: u64,
-    /// Removals that could not be written yet: they go before whatever is written next.
-    unrecorded: Vec<Entry>,
-    dirty: bool,
-}
-
-impl State {
-    fn is_closed(&self) -> bool {
-        self.phase != Phase::Open
-    }
-
-    /// Whether so much waits for a checkpoint that no more is planned until there is one.
-    fn journal_is_behind(&self, directory: &Directory) -> bool {
-        let limit = directory.journal_records_max();
-        self.journal_records > limit + limit / 2
-    }
-}
-
-/// A store's chunk, planned.
+/// What becomes of a chunk that is to be stored.
 #[derive(Debug)]
 pub enum StorePlan {
     /// To be written, and reported with [`ControlPlane::finish_store`].
-    Write(Plan),
-    /// There already.
-    Present,
+    Write {
+        /// Where.
+        plan: Plan,
+        /// Why it does not go to disk, if it was meant to and goes to the remote store right away.
+        not_on_disk: Option<Reason>,
+    },
+    /// There already: the tiers on which it has ended are these, and there may be others behind.
+    Present(Onward),
     /// Another store of it is under way, under this ticket.
     InFlight(Ticket),
     /// Not to be stored now.
     Refused(Reason),
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+/// What becomes of a chunk on the tiers behind one where it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Onward {
+    /// Tiers on which it has ended.
+    pub ended: Vec<TierEnd>,
+    /// The tier that it waits to be copied to: see [`ControlPlane::next_copy`].
+    pub queued: Option<Tier>,
+}
+
+/// A chunk to be copied from one tier to another. Both plans are answered by one [`ControlPlane::finish_copy`].
+#[derive(Debug)]
+pub struct CopyPlan {
+    /// What is to be read.
+    pub from: Plan,
+    /// What is to be written.
+    pub to: Plan,
+}
+
+/// What is next among the chunks that wait to be copied.
+#[derive(Debug)]
+pub enum CopyStep {
+    /// To be copied.
+    Copy(CopyPlan),
+    /// It has come to its end on a tier without that.
+    Ended(ChunkKey, TierEnd, Onward),
+}
+
+/// A chunk to be loaded.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LoadPlan {
+    /// What is to be read, and reported with [`ControlPlane::finish_load`].
+    pub read: Plan,
+    /// Where in the memory tier it is to be kept besides, reported with [`ControlPlane::finish_write_back`].
+    pub write_back: Option<Plan>,
 }
 
 impl ControlPlane {
-    /// Opens the directories that the configuration names, for chunks of up to `chunk_bytes` payload bytes.
-    /// `namespace` is noted in home for people to read.
+    /// Opens the tiers that the configuration names, for chunks of up to `chunk_bytes` payload bytes. `namespace` is
+    /// noted in the home directory for people to read.
     ///
     /// # Errors
-    /// When the configuration does not fit or the directory cannot be used: see [`Directory::open`].
+    /// When the configuration does not fit or a directory cannot be used: see
+    /// [`Directory::open`](crate::tier::disk::directory::Directory::open). That a remote store does not answer is no
+    /// error.
     pub fn open(config: &Config, chunk_bytes: u64, namespace: Option<&Namespace>) -> Result<Self> {
-        let settings = Settings {
-            directories: config.local_disk.clone(),
-            capacity_bytes: config.max_local_disk_bytes,
-            min_free_bytes: config.disk_min_free_bytes,
-            chunk_bytes,
-            direct_io: config.disk_direct_io == DirectIo::Auto,
-            cache_policy: config.cache_policy,
-        };
-        let Opened { directory, catalog, journal, journal_records, interrupted, rebuilt } =
-            Directory::open(&settings)?;
-        if let Some(namespace) = namespace {
-            directory.describe(namespace)?;
-        }
-        let data = DataFiles::open(directory.data_paths(), settings.direct_io)?;
-        let state = State {
-            catalog,
-            journal,
-            phase: Phase::Open,
-            checkpoint_due: journal_records > directory.journal_records_max(),
-            journal_records,
-            unrecorded: Vec::new(),
-            dirty: false,
-        };
-        let shared = Arc::new(Shared {
-            directory,
-            disk_sync: config.disk_sync,
-            data,
-            state: Mutex::new(state),
-            wake: Condvar::new(),
-            counters: Counters::default(),
-            interrupted,
-            rebuilt,
-        });
-        let control = Self { shared, keeper: Crew::default() };
-        let shared = Arc::clone(&control.shared);
-        control.keeper.spawn("forebay-keeper".into(), move || shared.keep())?;
-        Ok(control)
+        Self::open_with(config, chunk_bytes, namespace, Client::of(config)?)
     }
 
-    /// How much of this prompt is there. A hit is pinned until it is dropped.
+    /// As [`Self::open`], with a client of the remote store that a mover in this process has too.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        config: &Config,
+        chunk_bytes: u64,
+        namespace: Option<&Namespace>,
+        client: Option<Arc<Client>>,
+    ) -> Result<Self> {
+        let names = Names::of(config.staging_shape(chunk_bytes)?.slot_bytes);
+        let has_disk = !config.local_disk.is_empty();
+        let memory = MemoryPlane::of(config, chunk_bytes);
+        if memory.is_none() && config.local_cpu {
+            tracing::warn!(
+                "local_cpu is true, but max_local_cpu_size leaves no room for a chunk of {chunk_bytes} bytes beside the \
+                 staging buffer: there is no memory tier"
+            );
+        }
+        Ok(Self {
+            memory,
+            disk: has_disk.then(|| DiskPlane::open(config, chunk_bytes, namespace)).transpose()?,
+            remote: client.map(|client| RemotePlane::new(config, names, client)),
+            store_to: config.store_to,
+            sightings: Sightings::new(config.store_after),
+            counters: Counters::default(),
+        })
+    }
+
+    /// How much of this prompt is there. What is on disk is pinned until the hit is dropped.
     pub fn lookup(&self, keys: &[ChunkKey]) -> Lookup {
-        let decision = {
-            let mut state = self.shared.state.lock();
-            if state.is_closed() { LookupDecision::Busy } else { state.catalog.lookup(keys) }
-        };
-        let counters = &self.shared.counters;
+        self.find(keys, false).0
+    }
+
+    /// As [`Self::lookup`], from what is known now: the remote store is not asked.
+    pub fn lookup_known(&self, keys: &[ChunkKey]) -> Lookup {
+        self.find(keys, true).0
+    }
+
+    /// As [`Self::lookup`], and waits for the remote store's answer for at most `patience`; after it, what is known then
+    /// is the answer.
+    pub fn lookup_within(&self, keys: &[ChunkKey], patience: Duration) -> Lookup {
+        let deadline = Instant::now().checked_add(patience);
+        loop {
+            let (found, is_asked) = self.find(keys, false);
+            let (true, Some(remote)) = (is_asked, &self.remote) else { return found };
+            let now = Instant::now();
+            let deadline = deadline.unwrap_or(now + patience.min(Duration::from_hours(1)));
+            if now >= deadline {
+                return self.lookup_known(keys);
+            }
+            remote.wait_for_answer(deadline);
+        }
+    }
+
+    /// The answer, and whether the remote store is being asked for a better one.
+    fn find(&self, keys: &[ChunkKey], settle: bool) -> (Lookup, bool) {
+        let (found, is_asked) = self.find_in_tiers(keys, settle);
+        let counters = &self.counters;
         add(&counters.lookups, 1);
         add(&counters.lookup_chunks, keys.len() as u64);
-        match decision {
-            LookupDecision::Hit { chunks, ticket } => {
-                add(&counters.hits, 1);
-                add(&counters.hit_chunks, chunks as u64);
-                Lookup::Hit(Hit { chunks, ticket, shared: Arc::clone(&self.shared) })
+        let counter = match &found {
+            Lookup::Hit(hit) => {
+                add(&counters.hit_chunks, hit.chunks as u64);
+                &counters.hits
             }
-            LookupDecision::Miss => {
-                add(&counters.misses, 1);
-                Lookup::Miss
+            Lookup::Miss => &counters.misses,
+            Lookup::Pending => &counters.pending,
+            Lookup::Busy => &counters.busy,
+        };
+        add(counter, 1);
+        (found, is_asked)
+    }
+
+    /// Each tier goes on where the one before it ends, until none of them does.
+    fn find_in_tiers(&self, keys: &[ChunkKey], settle: bool) -> (Lookup, bool) {
+        let mut pins = Pins::default();
+        let mut chunks = 0;
+        let (mut is_written, mut is_busy) = (false, false);
+        loop {
+            let before = chunks;
+            if let Some(memory) = &self.memory {
+                match memory.lookup(&keys[chunks..]) {
+                    MemoryLookup::Hit(more, pin) => {
+                        chunks += more;
+                        pins.memory.push(pin);
+                    }
+                    MemoryLookup::Miss => {}
+                    MemoryLookup::Pending => is_written = true,
+                    MemoryLookup::Busy => is_busy = true,
+                }
             }
-            LookupDecision::Pending => {
-                add(&counters.pending, 1);
-                Lookup::Pending
+            if let Some(disk) = self.disk.as_ref().filter(|_| chunks < keys.len()) {
+                match disk.lookup(&keys[chunks..]) {
+                    DiskLookup::Hit(more, pin) => {
+                        chunks += more;
+                        pins.disk.push(pin);
+                    }
+                    DiskLookup::Miss => {}
+                    DiskLookup::Pending => is_written = true,
+                    DiskLookup::Busy => is_busy = true,
+                }
             }
-            LookupDecision::Busy => {
-                add(&counters.busy, 1);
-                Lookup::Busy
+            if let Some(remote) = self.remote.as_ref().filter(|_| chunks < keys.len()) {
+                match remote.front(&keys[chunks..], settle) {
+                    Front::Known(more) => chunks += more,
+                    Front::Asked => return (Lookup::Pending, true),
+                }
             }
+            let is_only_tier = self.memory.is_none() && self.remote.is_none();
+            if chunks == keys.len() || chunks == before || is_only_tier {
+                break;
+            }
+        }
+        let found = match chunks {
+            0 if is_written => Lookup::Pending,
+            0 if is_busy => Lookup::Busy,
+            0 => Lookup::Miss,
+            _ => Lookup::Hit(Hit { chunks, _pins: pins }),
+        };
+        (found, false)
+    }
+
+    /// Forgets what is known of the absence of a chunk in the remote store: it is on its way there, and is to be asked
+    /// for again.
+    pub fn ask_again(&self, key: &ChunkKey) {
+        if let Some(remote) = &self.remote {
+            remote.ask_again(key);
         }
     }
 
     /// Plans the store of consecutive chunks of a prompt (key and payload bytes each); `parent` is the chunk before
     /// the first of them. Every [`StorePlan::Write`] must be answered by one [`Self::finish_store`].
     pub fn plan_store(&self, chunks: &[(ChunkKey, u32)], parent: Option<ChunkKey>) -> Vec<StorePlan> {
-        let mut state = self.shared.state.lock();
-        if state.is_closed() {
-            return chunks.iter().map(|_| StorePlan::Refused(Reason::Closed)).collect();
-        }
-        if state.journal_is_behind(&self.shared.directory) {
-            // Stores come faster than checkpoints are written, which takes a small cache: let the keeper catch up.
-            add(&self.shared.counters.busy, 1);
-            return chunks.iter().map(|_| StorePlan::Refused(Reason::Busy)).collect();
-        }
-        let mut removed = Vec::new();
-        let decisions = state.catalog.plan_store(chunks, parent, now_ms(), &mut removed);
-        // What was evicted must be gone for good before anything is written over it.
-        let owes_nothing = removed.is_empty() && state.unrecorded.is_empty();
-        let recorded = owes_nothing || self.shared.append(&mut state, &removed);
-        decisions
-            .into_iter()
-            .map(|decision| match decision {
-                StoreDecision::Write(plan) if recorded => StorePlan::Write(plan),
-                StoreDecision::Write(plan) => {
-                    state.catalog.abort(plan.ticket);
-                    StorePlan::Refused(Reason::Journal)
-                }
-                StoreDecision::Present => StorePlan::Present,
-                StoreDecision::InFlight(ticket) => StorePlan::InFlight(ticket),
-                StoreDecision::Busy => StorePlan::Refused(Reason::Busy),
-                StoreDecision::Full => {
-                    add(&self.shared.counters.refused_full, 1);
-                    StorePlan::Refused(Reason::Full)
-                }
-            })
-            .collect()
+        let enough = self.sightings.count(chunks.iter().map(|(key, _)| *key));
+        let (chunks, seldom) = chunks.split_at(enough);
+        let mut plans = match &self.memory {
+            Some(memory) if self.store_to.memory => self.plan_store_in(memory, chunks, parent),
+            _ => self.plan_store_behind(chunks, parent),
+        };
+        plans.extend(seldom.iter().map(|_| StorePlan::Refused(Reason::Seldom)));
+        plans
     }
 
-    /// Takes a mover's word on a write: with `written` the chunk is committed and found from now on.
+    fn plan_store_in(
+        &self,
+        memory: &MemoryPlane,
+        chunks: &[(ChunkKey, u32)],
+        parent: Option<ChunkKey>,
+    ) -> Vec<StorePlan> {
+        let mut before = parent;
+        let plan = |(decision, &(key, length)): (MemoryStore, &(ChunkKey, u32))| {
+            let parent = before.replace(key);
+            match decision {
+                MemoryStore::Write(plan) => StorePlan::Write { plan, not_on_disk: None },
+                MemoryStore::Present => {
+                    StorePlan::Present(self.present_on(Tier::Memory, key, length, parent))
+                }
+                MemoryStore::InFlight(ticket) => StorePlan::InFlight(ticket),
+                MemoryStore::NoRoom => self
+                    .plan_store_behind(&[(key, length)], parent)
+                    .pop()
+                    .unwrap_or(StorePlan::Refused(Reason::Full)),
+            }
+        };
+        memory.plan_store(chunks, parent).into_iter().zip(chunks).map(plan).collect()
+    }
+
+    /// On the tiers behind memory.
+    fn plan_store_behind(&self, chunks: &[(ChunkKey, u32)], parent: Option<ChunkKey>) -> Vec<StorePlan> {
+        let Some(disk) = self.disk.as_ref().filter(|_| self.store_to.disk) else {
+            return chunks.iter().map(|&(key, length)| self.plan_remote_store(key, length, None)).collect();
+        };
+        let plan = |(&(key, length), plan): (&(ChunkKey, u32), DiskStore)| match plan {
+            DiskStore::Write(plan) => StorePlan::Write { plan, not_on_disk: None },
+            DiskStore::Present => StorePlan::Present(self.present_on(Tier::Disk, key, length, None)),
+            DiskStore::InFlight(ticket) => StorePlan::InFlight(ticket),
+            DiskStore::Refused(reason @ (Reason::Full | Reason::Journal)) => {
+                self.plan_remote_store(key, length, Some(reason))
+            }
+            DiskStore::Refused(reason) => {
+                add(&self.counters.busy, u64::from(reason == Reason::Busy));
+                StorePlan::Refused(reason)
+            }
+        };
+        chunks.iter().zip(disk.plan_store(chunks, parent)).map(plan).collect()
+    }
+
+    /// Straight to the remote store, since there is no disk or it does not take the chunk.
+    fn plan_remote_store(&self, key: ChunkKey, length: u32, not_on_disk: Option<Reason>) -> StorePlan {
+        let Some(remote) = self.remote.as_ref().filter(|_| self.store_to.remote) else {
+            return StorePlan::Refused(not_on_disk.unwrap_or(Reason::Full));
+        };
+        match remote.plan_store(key, length) {
+            RemoteStore::Write(plan) => StorePlan::Write { plan, not_on_disk },
+            RemoteStore::Present => {
+                let refused = not_on_disk.map(|reason| TierEnd::refused(Tier::Disk, reason));
+                let ended = refused.into_iter().chain([TierEnd::present(Tier::Remote)]).collect();
+                StorePlan::Present(Onward { ended, queued: None })
+            }
+            RemoteStore::InFlight(ticket) => StorePlan::InFlight(ticket),
+            RemoteStore::Refused(reason) => StorePlan::Refused(not_on_disk.unwrap_or(reason)),
+        }
+    }
+
+    /// The tier that chunks go to from memory.
+    fn behind_memory(&self) -> Option<Tier> {
+        if self.store_to.disk && self.disk.is_some() {
+            Some(Tier::Disk)
+        } else if self.store_to.remote && self.remote.is_some() {
+            Some(Tier::Remote)
+        } else {
+            None
+        }
+    }
+
+    /// What becomes of a chunk that is on `tier` on those behind it: sees to it that it gets there.
+    pub fn onward_of(&self, tier: Tier, key: ChunkKey, length: u32, parent: Option<ChunkKey>) -> Onward {
+        match tier {
+            Tier::Remote => Onward::default(),
+            Tier::Disk => {
+                let remote = self.remote.as_ref().filter(|_| self.store_to.remote);
+                match remote.map(|remote| remote.offer(key, length)) {
+                    None => Onward::default(),
+                    Some(Offered::Present) => Onward::ended(TierEnd::present(Tier::Remote)),
+                    Some(Offered::Queued) => Onward::queued(Tier::Remote),
+                    Some(Offered::Refused(reason)) => Onward::ended(TierEnd::refused(Tier::Remote, reason)),
+                }
+            }
+            Tier::Memory => {
+                let (Some(memory), Some(to)) = (&self.memory, self.behind_memory()) else {
+                    return Onward::default();
+                };
+                let is_there = match to {
+                    Tier::Disk => self.disk.as_ref().is_some_and(|disk| disk.contains(&key)),
+                    _ => self.is_in_remote(&key),
+                };
+                if is_there {
+                    self.present_on(to, key, length, parent)
+                } else if memory.send(&key, parent, to) {
+                    Onward::queued(to)
+                } else {
+                    Onward::ended(TierEnd::refused(to, Reason::Busy))
+                }
+            }
+        }
+    }
+
+    fn present_on(&self, tier: Tier, key: ChunkKey, length: u32, parent: Option<ChunkKey>) -> Onward {
+        let Onward { ended, queued } = self.onward_of(tier, key, length, parent);
+        Onward { ended: [vec![TierEnd::present(tier)], ended].concat(), queued }
+    }
+
+    /// Takes a mover's word on a write: with `written` the chunk is committed and found from now on. Says what becomes of
+    /// it on the tiers behind.
     ///
     /// # Errors
     /// Why it is not committed though it was written; [`Reason::Unknown`] when the ticket is not that of an open
     /// write.
-    pub fn finish_store(&self, ticket: Ticket, written: bool) -> Result<(), Reason> {
-        let shared = &self.shared;
-        let mut state = shared.state.lock();
-        let Some(record) = state.catalog.writing(ticket) else { return Err(Reason::Unknown) };
-        if !written {
-            state.catalog.abort(ticket);
-            add(&shared.counters.store_failed, 1);
-            return Ok(());
+    pub fn finish_store(&self, ticket: Ticket, written: bool) -> Result<Onward, Reason> {
+        match ticket.tier() {
+            Tier::Memory => {
+                let memory = self.memory.as_ref().ok_or(Reason::Unknown)?;
+                let onward = self.behind_memory().filter(|_| written);
+                let sent = memory.finish_store(ticket, written, onward).ok_or(Reason::Unknown)?;
+                Ok(match (onward, sent) {
+                    (Some(to), true) => Onward::queued(to),
+                    (Some(to), false) => Onward::ended(TierEnd::refused(to, Reason::Closed)),
+                    (None, _) => Onward::default(),
+                })
+            }
+            Tier::Disk => {
+                let disk = self.disk.as_ref().ok_or(Reason::Unknown)?;
+                let ChunkRecord { key, length, .. } = disk.finish_store(ticket, written)?;
+                Ok(if written { self.onward_of(Tier::Disk, key, length, None) } else { Onward::default() })
+            }
+            Tier::Remote => {
+                let finished = self.remote.as_ref().and_then(|remote| remote.finish_store(ticket, written));
+                finished.map(|()| Onward::default()).ok_or(Reason::Unknown)
+            }
         }
-        if !shared.append(&mut state, &[Entry::Put(record)]) {
-            state.catalog.abort(ticket);
-            add(&shared.counters.store_failed, 1);
-            return Err(Reason::Journal);
-        }
-        state.catalog.commit(ticket);
-        add(&shared.counters.stored, 1);
-        let sync = (shared.disk_sync == DiskSync::Always).then(|| state.journal.sync_handle());
-        drop(state);
-        if let Some(sync) = sync
-            && let Err(error) = sync.and_then(|file| file.sync_data())
+    }
+
+    /// What is next among the chunks that wait to be copied, if it is time for one.
+    pub fn next_copy(&self) -> Option<CopyStep> {
+        if let Some(memory) = &self.memory
+            && let Some(outgoing) = memory.next_outgoing()
         {
-            add(&shared.counters.journal_errors, 1);
-            return Err(Reason::Io(error.to_string()));
+            return Some(self.carry(memory, outgoing));
         }
-        Ok(())
+        let (disk, remote) = (self.disk.as_ref()?, self.remote.as_ref()?);
+        let to = remote.next_copy()?;
+        let key = to.record.key;
+        let reason = match disk.plan_load(&[key]).pop() {
+            Some(Ok(from)) if from.record.length == to.record.length => {
+                return Some(CopyStep::Copy(CopyPlan { from, to }));
+            }
+            Some(Ok(from)) => {
+                disk.finish_load(from.ticket, LoadStatus::Failed, None);
+                Reason::NotThere
+            }
+            Some(Err(reason)) => reason,
+            None => Reason::NotThere,
+        };
+        remote.finish_store(to.ticket, false);
+        Some(CopyStep::Ended(key, TierEnd::of(Tier::Remote, Some(&reason)), Onward::default()))
+    }
+
+    /// Takes a chunk from memory to the tier behind.
+    fn carry(&self, memory: &MemoryPlane, outgoing: Outgoing) -> CopyStep {
+        let ChunkRecord { key, length, .. } = outgoing.from.record;
+        let to = outgoing.to;
+        let end = match to {
+            Tier::Disk => match self
+                .disk
+                .as_ref()
+                .and_then(|disk| disk.plan_store(&[(key, length)], outgoing.parent).pop())
+            {
+                Some(DiskStore::Write(plan)) => {
+                    return CopyStep::Copy(CopyPlan { from: outgoing.from, to: plan });
+                }
+                Some(DiskStore::Present) => TierEnd::present(to),
+                Some(DiskStore::InFlight(_)) => TierEnd::refused(to, Reason::InFlight),
+                Some(DiskStore::Refused(reason)) => TierEnd::refused(to, reason),
+                None => TierEnd::refused(to, Reason::Closed),
+            },
+            _ => match self.remote.as_ref().map(|remote| remote.plan_store(key, length)) {
+                Some(RemoteStore::Write(plan)) => {
+                    return CopyStep::Copy(CopyPlan { from: outgoing.from, to: plan });
+                }
+                Some(RemoteStore::Present) => TierEnd::present(to),
+                Some(RemoteStore::InFlight(_)) => TierEnd::refused(to, Reason::InFlight),
+                Some(RemoteStore::Refused(reason)) => TierEnd::refused(to, reason),
+                None => TierEnd::refused(to, Reason::Closed),
+            },
+        };
+        let has_remote = self.store_to.remote && self.remote.is_some();
+        if to == Tier::Disk && matches!(end.reason, Some(Reason::Full | Reason::Journal)) && has_remote {
+            memory.send_elsewhere(outgoing, Tier::Remote);
+            return CopyStep::Ended(key, end, Onward::queued(Tier::Remote));
+        }
+        let onward = match end.reason {
+            None => self.onward_of(to, key, length, outgoing.parent),
+            Some(_) => Onward::default(),
+        };
+        memory.settle(outgoing.from.ticket, &key, to);
+        CopyStep::Ended(key, end, onward)
+    }
+
+    /// Takes a mover's word on a copy; says how it ended, and what becomes of the chunk on the tiers behind. A chunk that
+    /// could not be read from disk is dropped there. `None` when the plans are not those of an open copy.
+    pub fn finish_copy(
+        &self,
+        from: &Plan,
+        to: &Plan,
+        verdict: Result<(), Reason>,
+    ) -> Option<(TierEnd, Onward)> {
+        let (key, tier) = (to.record.key, to.record.tier());
+        let ended = self.finish_store(to.ticket, verdict.is_ok());
+        let released = match (from.ticket.tier(), &verdict) {
+            (Tier::Memory, _) => self.memory.as_ref()?.settle(from.ticket, &key, tier),
+            (Tier::Disk, Err(reason @ Reason::Corrupt(_))) => {
+                self.disk.as_ref()?.finish_load(from.ticket, LoadStatus::Miss, Some(reason))
+            }
+            (Tier::Disk, Err(reason @ Reason::Io(_))) => {
+                self.disk.as_ref()?.finish_load(from.ticket, LoadStatus::Failed, Some(reason))
+            }
+            (Tier::Disk, _) => self.disk.as_ref()?.finish_load(from.ticket, LoadStatus::Loaded, None),
+            (Tier::Remote, _) => false,
+        };
+        if !released || ended == Err(Reason::Unknown) {
+            return None;
+        }
+        match verdict.and(ended) {
+            Ok(onward) => Some((TierEnd::of(tier, None), onward)),
+            Err(reason) => Some((TierEnd::of(tier, Some(&reason)), Onward::default())),
+        }
+    }
+
+    /// Whether a chunk waits to be copied to a tier, or is being.
+    pub fn is_being_copied(&self, key: &ChunkKey, to: Tier) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.is_outgoing(key, to))
+            || (to == Tier::Remote && self.remote.as_ref().is_some_and(|remote| remote.is_being_copied(key)))
+    }
+
+    /// Whether chunks wait to be copied, or are being.
+    pub fn has_copies(&self) -> bool {
+        self.memory.as_ref().is_some_and(MemoryPlane::has_outgoing)
+            || self.remote.as_ref().is_some_and(RemotePlane::has_copies)
     }
 
     /// Whether the write under this ticket is still open.
     pub fn is_writing(&self, ticket: Ticket) -> bool {
-        self.shared.state.lock().catalog.writing(ticket).is_some()
-    }
-
-    /// Whether a chunk is there now. Does not count as use.
-    pub fn contains(&self, key: &ChunkKey) -> bool {
-        self.shared.state.lock().catalog.contains(key)
-    }
-
-    /// Plans a load: each chunk that is there is pinned until its [`Self::finish_load`]. An error is why a chunk is
-    /// not to be read: [`Reason::NotThere`] is a miss, [`Reason::Busy`] and [`Reason::Closed`] are not.
-    pub fn plan_load(&self, keys: &[ChunkKey]) -> Vec<Result<Plan, Reason>> {
-        let mut state = self.shared.state.lock();
-        if state.is_closed() {
-            return keys.iter().map(|_| Err(Reason::Closed)).collect();
+        match ticket.tier() {
+            Tier::Memory => self.memory.as_ref().is_some_and(|memory| memory.is_writing(ticket)),
+            Tier::Disk => self.disk.as_ref().is_some_and(|disk| disk.is_writing(ticket)),
+            Tier::Remote => self.remote.as_ref().is_some_and(|remote| remote.is_writing(ticket)),
         }
-        state
-            .catalog
-            .plan_load(keys)
-            .into_iter()
-            .map(|decision| match decision {
-                LoadDecision::Read(plan) => Ok(plan),
-                LoadDecision::Miss => Err(Reason::NotThere),
-                LoadDecision::Busy => Err(Reason::Busy),
-            })
-            .collect()
+    }
+
+    /// Whether a chunk is on a tier now, as far as is known. Does not count as use.
+    pub fn is_on(&self, tier: Tier, key: &ChunkKey) -> bool {
+        match tier {
+            Tier::Memory => self.memory.as_ref().is_some_and(|memory| memory.contains(key)),
+            Tier::Disk => self.disk.as_ref().is_some_and(|disk| disk.contains(key)),
+            Tier::Remote => self.is_in_remote(key),
+        }
+    }
+
+    fn is_in_remote(&self, key: &ChunkKey) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.contains(key))
+    }
+
+    /// Plans a load of chunks of a prompt (key and payload bytes each): each that is there is open until its
+    /// [`Self::finish_load`], and pinned if it is in memory or on disk. An error is why a chunk is not to be read:
+    /// [`Reason::NotThere`] is a miss, [`Reason::Busy`] and [`Reason::Closed`] are not.
+    pub fn plan_load(&self, chunks: &[(ChunkKey, u32)]) -> Vec<Result<LoadPlan, Reason>> {
+        let mut before = None;
+        let plan = |&(key, length): &(ChunkKey, u32)| {
+            let parent = before.replace(key);
+            if let Some(read) = self.memory.as_ref().and_then(|memory| memory.plan_load(&key)) {
+                return Ok(LoadPlan { read, write_back: None });
+            }
+            let read = match self.disk.as_ref().and_then(|disk| disk.plan_load(&[key]).pop()) {
+                None | Some(Err(Reason::NotThere)) => {
+                    self.remote.as_ref().ok_or(Reason::NotThere)?.plan_load(key, length)?
+                }
+                Some(planned) => planned?,
+            };
+            let memory = self.memory.as_ref().filter(|_| self.store_to.memory);
+            let length = read.record.length;
+            let write_back = memory.and_then(|memory| memory.plan_write_back(key, length, parent));
+            Ok(LoadPlan { read, write_back })
+        };
+        chunks.iter().map(plan).collect()
     }
 
     /// Takes a mover's word on a read. A chunk that was not what was stored, or could not be read, is dropped: it
     /// would fail again. `false` when the ticket is not that of an open read.
     pub fn finish_load(&self, ticket: Ticket, status: LoadStatus, reason: Option<&Reason>) -> bool {
-        let shared = &self.shared;
-        let counter = match (status, reason) {
-            (LoadStatus::Miss, _) => &shared.counters.corrupt,
-            (LoadStatus::Failed, Some(Reason::Io(_))) => &shared.counters.io_failed,
-            (LoadStatus::Loaded | LoadStatus::Failed, _) => {
-                return shared.state.lock().catalog.release(ticket);
+        match ticket.tier() {
+            Tier::Memory => self.memory.as_ref().is_some_and(|memory| memory.finish_load(ticket, status)),
+            Tier::Disk => self.disk.as_ref().is_some_and(|disk| disk.finish_load(ticket, status, reason)),
+            Tier::Remote => {
+                self.remote.as_ref().is_some_and(|remote| remote.finish_load(ticket, status, reason))
             }
-        };
-        let mut state = shared.state.lock();
-        let Some(removal) = state.catalog.discard(ticket) else { return false };
-        add(counter, 1);
-        if let Some(removal) = removal {
-            shared.append(&mut state, &[removal]);
         }
-        true
+    }
+
+    /// Takes a mover's word on a write-back, once its load has ended. `false` when the ticket is not that of an open one.
+    pub fn finish_write_back(&self, ticket: Ticket, loaded: bool) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.finish_store(ticket, loaded, None).is_some())
     }
 
     /// Figures.
     pub fn stats(&self) -> ControlStats {
-        ControlStats::of(&self.shared)
+        let counters = &self.counters;
+        ControlStats {
+            lookups: read(&counters.lookups),
+            hits: read(&counters.hits),
+            misses: read(&counters.misses),
+            pending: read(&counters.pending),
+            busy: read(&counters.busy),
+            lookup_chunks: read(&counters.lookup_chunks),
+            hit_chunks: read(&counters.hit_chunks),
+            memory: self.memory.as_ref().map(MemoryPlane::stats),
+            disk: self.disk.as_ref().map(DiskPlane::stats).unwrap_or_default(),
+            remote: self.remote.as_ref().map(RemotePlane::stats),
+        }
+    }
+
+    /// The tier that a chunk is stored to first.
+    pub fn first_tier(&self) -> Tier {
+        if self.store_to.memory && self.memory.is_some() {
+            Tier::Memory
+        } else {
+            self.behind_memory().unwrap_or(Tier::Disk)
+        }
     }
 
     /// The data file of each drive.
     pub fn data_paths(&self) -> &[(u8, PathBuf)] {
-        self.shared.directory.data_paths()
+        self.disk.as_ref().map_or(&[], DiskPlane::data_paths)
     }
 
     /// Takes no more plans, writes a checkpoint, ends the thread and gives the directories back. Outcomes of open plans
-    /// are still taken; while a write is open they stay this one's, until the last who uses it is gone.
+    /// are still taken; while a write is open the directories stay this one's, until the last who uses them is gone.
     pub fn close(&self) {
-        {
-            let mut state = self.shared.state.lock();
-            if state.phase == Phase::Open {
-                state.phase = Phase::Closed;
-                state.checkpoint_due = true;
-            }
-        }
-        self.shared.wake.notify_all();
-        self.keeper.join(Instant::now() + JOIN_PATIENCE);
-        let mut state = self.shared.state.lock();
-        if state.phase == Phase::Closed && state.catalog.open_writes() == 0 {
-            state.phase = Phase::GivenBack;
-            self.shared.directory.give_back();
-        }
+        self.memory.iter().for_each(MemoryPlane::close);
+        self.remote.iter().for_each(RemotePlane::close);
+        self.disk.iter().for_each(DiskPlane::close);
     }
 }
 
-impl Drop for ControlPlane {
-    fn drop(&mut self) {
-        self.close();
+impl Onward {
+    fn ended(end: TierEnd) -> Self {
+        Self { ended: vec![end], queued: None }
+    }
+
+    fn queued(tier: Tier) -> Self {
+        Self { ended: Vec::new(), queued: Some(tier) }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::Shared;
+use super::disk::Shared;
+use super::remote::RemoteStats;
 use crate::catalog::BLOCK_BYTES;
 
+/// What is counted of lookups and plans, over all tiers.
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) lookups: AtomicU64,
@@ -14,6 +16,11 @@ pub(super) struct Counters {
     pub(super) busy: AtomicU64,
     pub(super) hit_chunks: AtomicU64,
     pub(super) lookup_chunks: AtomicU64,
+}
+
+/// What is counted of the disk tier.
+#[derive(Default)]
+pub(super) struct DiskCounters {
     pub(super) stored: AtomicU64,
     pub(super) store_failed: AtomicU64,
     pub(super) refused_full: AtomicU64,
@@ -26,19 +33,13 @@ pub(super) struct Counters {
 /// Figures of a control plane.
 #[derive(Debug, Clone, Default)]
 pub struct ControlStats {
-    /// Chunks that are there.
-    pub chunks: u64,
-    /// Bytes of disk they take, trailers included.
-    pub used_bytes: u64,
-    /// Bytes of disk chunks may take.
-    pub capacity_bytes: u64,
     /// Lookups, and how they were answered.
     pub lookups: u64,
     /// Lookups that found at least one chunk.
     pub hits: u64,
     /// Lookups that found none.
     pub misses: u64,
-    /// Lookups whose first chunk was being stored.
+    /// Lookups that could not be answered yet: a chunk was being stored, or the remote store was asked.
     pub pending: u64,
     /// Lookups and stores that came faster than they could be answered.
     pub busy: u64,
@@ -46,6 +47,40 @@ pub struct ControlStats {
     pub lookup_chunks: u64,
     /// Chunks found in lookups.
     pub hit_chunks: u64,
+    /// The memory tier, if there is one.
+    pub memory: Option<MemoryStats>,
+    /// The disk tier; zeros without one.
+    pub disk: DiskStats,
+    /// The remote tier, if there is one.
+    pub remote: Option<RemoteStats>,
+}
+
+/// Figures of the memory tier.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MemoryStats {
+    /// Chunks that are there.
+    pub chunks: u64,
+    /// Bytes they take.
+    pub used_bytes: u64,
+    /// Bytes chunks may take.
+    pub capacity_bytes: u64,
+    /// Chunks evicted.
+    pub evictions: u64,
+    /// Chunks on their way to the tier behind.
+    pub outgoing: u64,
+    /// Plans and lookups that are open.
+    pub open_tickets: u64,
+}
+
+/// Figures of the disk tier.
+#[derive(Debug, Clone, Default)]
+pub struct DiskStats {
+    /// Chunks that are there.
+    pub chunks: u64,
+    /// Bytes of disk they take, trailers included.
+    pub used_bytes: u64,
+    /// Bytes of disk chunks may take.
+    pub capacity_bytes: u64,
     /// Chunks stored.
     pub stored: u64,
     /// Stores that failed.
@@ -77,25 +112,21 @@ pub(super) fn add(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
 
-impl ControlStats {
+pub(super) fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl DiskStats {
     pub(super) fn of(shared: &Shared) -> Self {
         let state = shared.state.lock();
         let counts = state.catalog.counts();
         let space = state.catalog.space();
         let block = BLOCK_BYTES as u64;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &shared.counters;
         Self {
             chunks: state.catalog.len() as u64,
             used_bytes: (space.blocks() - space.free_blocks()) * block,
             capacity_bytes: space.blocks() * block,
-            lookups: read(&counters.lookups),
-            hits: read(&counters.hits),
-            misses: read(&counters.misses),
-            pending: read(&counters.pending),
-            busy: read(&counters.busy),
-            lookup_chunks: read(&counters.lookup_chunks),
-            hit_chunks: read(&counters.hit_chunks),
             stored: read(&counters.stored),
             store_failed: read(&counters.store_failed),
             refused_full: read(&counters.refused_full),

@@ -6,7 +6,7 @@ use crate::catalog::{BLOCK_BYTES, grain_blocks};
 
 /// The parts of a chunk of `blocks` blocks, its trailer the last of them: at most `slot_blocks` each, of about equal
 /// length, with their borders where the file likes them. Each of them has payload.
-pub(super) fn parts(blocks: u64, slot_blocks: u64) -> impl Iterator<Item = Range<u64>> {
+pub(crate) fn parts(blocks: u64, slot_blocks: u64) -> impl Iterator<Item = Range<u64>> {
     let (payload, most) = (blocks.saturating_sub(1), slot_blocks.saturating_sub(1).max(1));
     let equal = payload.div_ceil(payload.div_ceil(most).max(1)).max(1);
     let each = equal.next_multiple_of(grain_blocks(blocks)).min(most);

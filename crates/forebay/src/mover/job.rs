@@ -50,6 +50,8 @@ pub struct Job<M: ?Sized> {
     pub(super) cancelled: CancelledFn,
     /// Before `open`, so that it is let go of before the end is told.
     pub(super) lent: Lent<M>,
+    /// Where in the memory tier a chunk that is loaded is to be kept besides.
+    pub(super) kept: Option<ChunkRecord>,
     pub(super) open: Open,
 }
 
@@ -77,7 +79,16 @@ impl<M: ?Sized> Job<M> {
             open: Open(Some((plan, Box::new(answer)))),
             cancelled: Box::new(move || watched.is_cancelled()),
             lent: Lent { memory, _touch: Box::new(batch.touch()) },
+            kept: None,
         }
+    }
+
+    /// A load that writes what it loads into the memory tier too: `kept` is the record of a plan to write there, which
+    /// is answered when this job is.
+    #[must_use]
+    pub fn keeping(mut self, kept: Option<ChunkRecord>) -> Self {
+        self.kept = kept;
+        self
     }
 
     /// Answers without moving anything. Engine memory is let go of first.

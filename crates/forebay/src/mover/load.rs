@@ -1,4 +1,4 @@
-//! A chunk on its way from a drive to engine memory, part by part.
+//! A chunk on its way from a drive, or from the remote store, to engine memory, part by part.
 //!
 //! Promises: a chunk is answered as loaded only if trailer, binding and payload checksum were right; what has arrived is
 //! checked and copied in one pass, in order, while the rest is still on its way, and each part's slot is free right
@@ -27,10 +27,15 @@ use crate::outcome::Reason;
 use crate::staging::{Class, Lease};
 use crate::tier::disk::engine::{Direction, Finish, Transfer};
 use crate::tier::disk::trailer::{self, Corruption};
+use crate::tier::memory::Place;
+use crate::tier::remote::engine::RemoteEngine;
+use crate::tier::remote::objects::Fault;
 
 /// A load that the device is asked for, until it is answered or given up.
 pub(super) struct Asked {
     lent: Lent<dyn Sink>,
+    /// Where in the memory tier it is kept besides. With the rest, so that nothing is written there after the end.
+    kept: Option<Place>,
     open: Open,
     _over: Over,
 }
@@ -102,15 +107,27 @@ impl Shared {
             job.refuse(Reason::Engine(format!("the buffer is {held} bytes, the chunk {length}")));
             return;
         }
+        let remote = match self.remote_of(&record) {
+            Ok(remote) => remote.cloned(),
+            Err(reason) => return job.refuse(reason),
+        };
+        let kept = match job.kept.map(|record| self.place(&record)).transpose() {
+            Ok(kept) => kept,
+            Err(reason) => return job.refuse(reason),
+        };
+        if let Some(kept) = &kept {
+            // SAFETY: there is a plan to write it.
+            unsafe { kept.seal(false) };
+        }
         let Some((job, lease)) = self.slot(job, Class::Load, self.load_patience) else { return };
         let Job { open, lent, .. } = job;
         let over = Arc::new(AtomicBool::new(false));
-        let asked = self.watch.add(Asked { lent, open, _over: Over(Arc::clone(&over)) });
-        let check = Check { hasher: trailer::payload_hasher(&record), sum: None };
+        let asked = self.watch.add(Asked { lent, kept, open, _over: Over(Arc::clone(&over)) });
+        let check = Check { hasher: trailer::payload_hasher(), sum: None };
         let arrivals = Arrivals { waiting: BTreeMap::new(), next: 0, check: Some(check), failure: None };
         let arrivals = Mutex::new(arrivals);
         let loading = Arc::new(Loading { record, asked, over, arrivals, shared: Arc::clone(self) });
-        if let Err(reason) = loading.ask(lease) {
+        if let Err(reason) = loading.ask(lease, remote.as_deref()) {
             loading.fail(&mut loading.arrivals.lock(), reason);
         }
         loading.let_go();
@@ -119,9 +136,10 @@ impl Shared {
 
 impl Loading {
     /// Asks the device for the chunk, part by part, the first of them into this slot.
-    fn ask(self: &Arc<Self>, lease: Lease) -> Result<(), Reason> {
+    fn ask(self: &Arc<Self>, lease: Lease, remote: Option<&RemoteEngine>) -> Result<(), Reason> {
         let mut lease = Some(lease);
-        for blocks in cut::parts(ChunkRecord::blocks(self.record.length), self.shared.slot_blocks()) {
+        let all = ChunkRecord::blocks(self.record.length);
+        for (part, blocks) in cut::parts(all, self.shared.slot_blocks()).enumerate() {
             // Asked with the staging buffer locked: no other lock may be wanted here.
             let unwanted = || self.over.load(Ordering::Acquire);
             let lease = match lease.take() {
@@ -129,13 +147,26 @@ impl Loading {
                 None => self.shared.slot_for_more(Class::Load, &unwanted)?,
             };
             let loading = Arc::clone(self);
+            if let Some(remote) = remote {
+                let part = (blocks.end < all).then_some(part);
+                let len = cut::bytes(blocks.end - blocks.start);
+                let got = move |lease, outcome: Result<(), Fault>| {
+                    loading.arrived(blocks, lease, outcome.map_err(|fault| Reason::from(&fault)));
+                };
+                remote.get(&self.record.key, part, lease, len, Box::new(got));
+                continue;
+            }
             self.shared.submit(Transfer {
                 direction: Direction::Read,
                 drive: self.record.drive,
                 extents: self.record.extents.part(blocks.start, blocks.end - blocks.start),
                 lease,
                 payload: None,
-                finish: Finish::Working(Box::new(move |lease, outcome| {
+                finish: Finish::Working(Box::new(move |lease, outcome: io::Result<()>| {
+                    let outcome = outcome.map_err(|error| match error.kind() {
+                        io::ErrorKind::UnexpectedEof => Reason::Corrupt(Corruption::Truncated),
+                        _ => why(&error),
+                    });
                     loading.arrived(blocks, lease, outcome);
                 })),
             });
@@ -144,7 +175,7 @@ impl Loading {
     }
 
     /// Takes a part in; checks and copies what can be now.
-    fn arrived(self: Arc<Self>, blocks: Range<u64>, lease: Lease, outcome: io::Result<()>) {
+    fn arrived(self: Arc<Self>, blocks: Range<u64>, lease: Lease, outcome: Result<(), Reason>) {
         let mut turn = {
             let mut arrivals = self.arrivals.lock();
             match outcome {
@@ -152,12 +183,8 @@ impl Loading {
                     arrivals.waiting.insert(blocks.start, (blocks, lease));
                 }
                 Ok(()) => drop(lease),
-                Err(error) => {
+                Err(reason) => {
                     drop(lease);
-                    let reason = match error.kind() {
-                        io::ErrorKind::UnexpectedEof => Reason::Corrupt(Corruption::Truncated),
-                        _ => why(&error),
-                    };
                     self.fail(&mut arrivals, reason);
                 }
             }
@@ -195,6 +222,11 @@ impl Loading {
         let (payload, padding) = payload.split_at(payload.len().min(self.record.length as usize - at));
         let copied = asked.lent.memory.drain(at, payload, &mut |piece| check.hasher.write(piece));
         check.hasher.write(padding);
+        if let Some(kept) = &asked.kept {
+            // SAFETY: there is a plan to write it, which is answered after this was put back.
+            let pieces = unsafe { kept.write(at, payload.len()) };
+            pieces.for_each(|(to_at, to)| to.copy_from_slice(&payload[to_at - at..][..to.len()]));
+        }
         let proof = if is_last { trailer::verify(page, &self.record).map(Some) } else { Ok(None) };
         drop(lease);
         self.put_back(asked);
@@ -215,7 +247,7 @@ impl Loading {
         let Self { record, asked, arrivals, shared, .. } = loading;
         let arrivals = arrivals.into_inner();
         drop(arrivals.waiting);
-        let Some(Asked { lent, open, .. }) = asked.take() else { return };
+        let Some(Asked { lent, kept, open, .. }) = asked.take() else { return };
         // If this panics, the memory goes before the answer.
         let (open, lent) = (open, lent);
         drop(lent);
@@ -224,7 +256,7 @@ impl Loading {
             (None, Some(Check { hasher, sum: Some(sum) }))
                 if arrivals.next == ChunkRecord::blocks(record.length) =>
             {
-                if hasher.finish() == sum {
+                if trailer::payload_sum(&record, &hasher) == sum {
                     Ok(())
                 } else {
                     Err(Reason::Corrupt(Corruption::Payload))
@@ -233,6 +265,10 @@ impl Loading {
             // A part was lost on the way.
             (None, _) => Err(Reason::Abandoned),
         };
+        if let Some(kept) = kept {
+            // SAFETY: there is a plan to write it, answered below.
+            unsafe { kept.seal(verdict.is_ok()) };
+        }
         shared.counters.loaded(record.length, &verdict);
         open.answer(verdict);
     }

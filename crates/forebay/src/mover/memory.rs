@@ -10,6 +10,9 @@ use super::stream;
 #[cfg(doc)]
 use crate::memory::PageMemory;
 use crate::memory::Pages;
+use crate::outcome::Reason;
+
+use twox_hash::XxHash3_64;
 
 /// Bytes that are copied and hashed at a time: well inside a core's second-level cache.
 pub const PIECE_BYTES: usize = 128 << 10;
@@ -40,6 +43,16 @@ pub trait Source: Send {
     /// # Errors
     /// Why the engine's memory cannot be read.
     fn fill(&mut self, at: usize, to: &mut [u8], seen: Observer<'_>) -> Result<(), String>;
+
+    /// Whether what was filled in, and hashed as [`trailer::payload_hasher`](crate::tier::disk::trailer::payload_hasher)
+    /// does, is what should have been. Asked before the last part goes, and after an error of [`Self::fill`]; engine
+    /// memory has no way to tell.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn vouch(&mut self, _payload: &XxHash3_64) -> Result<(), Reason> {
+        Ok(())
+    }
 }
 
 /// Engine memory that a chunk is loaded into.

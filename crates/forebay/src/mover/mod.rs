@@ -13,7 +13,8 @@
 //! nothing: what it has moved it cannot find again.
 //!
 //! Threads: `forebay-stores` checksums and copies out of engine memory, `forebay-loads` hands reads to the I/O engine, whose
-//! threads check and copy into it; `forebay-watch` gives up loads that a device does not answer.
+//! threads check and copy into it; `forebay-watch` gives up loads that a device does not answer; `forebay-copies` brings
+//! chunks from one tier to the next, and `forebay-recalls` loads from the memory tier, where there are such.
 //!
 //! How often the processor passes over a byte: once, piece by piece, for the checksum and the copy together. Since few
 //! parts are under way at a time, one that arrives is still in the cache when it is passed over, and one that goes is
@@ -22,12 +23,14 @@
 //! (`docs/BENCHMARKS.md`).
 
 mod batch;
-mod cut;
+pub(crate) mod cut;
+mod held;
 mod job;
 mod load;
 mod memory;
 mod pages;
 mod store;
+mod stored;
 mod stream;
 mod watch;
 
@@ -37,21 +40,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use batch::{Batch, Touch};
+use held::Held;
 pub use job::{Job, LoadJob, StoreJob, Verdict};
 use load::Asked;
 pub use memory::{Observer, PIECE_BYTES, Sink, Source, drain_to, fill_from};
 pub use pages::{Region, Regions};
+use stored::Stored;
 use watch::Watch;
 
-use crate::catalog::BLOCK_BYTES;
-use crate::config::{Config, DiskSync};
+use crate::catalog::{BLOCK_BYTES, ChunkRecord, Plan};
+use crate::config::{Config, DiskSync, OnBusy};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
-use crate::outcome::Reason;
+use crate::outcome::{Reason, Tier};
 use crate::queue::{JobQueue, NotTaken};
 use crate::staging::{Class, Lease, Refusal, Staging, Usage};
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::disk::engine::{LateEngine, NOT_ASKED, OpenFiles, Transfer};
+use crate::tier::disk::trailer::Corruption;
+use crate::tier::memory::{MemoryTier, Place};
+use crate::tier::remote::client::Client;
+use crate::tier::remote::engine::RemoteEngine;
+use crate::tier::remote::names::Names;
+use crate::tier::remote::objects::Fault;
 
 /// The longest that closing waits for what is under way.
 const DRAIN_MAX: Duration = Duration::from_hours(24);
@@ -69,6 +80,8 @@ pub struct MoverStats {
     pub queued_stores: u64,
     /// Chunks waiting to be read.
     pub queued_loads: u64,
+    /// Chunks waiting to be copied from one tier to another.
+    pub queued_copies: u64,
     /// Chunks turned away because buffer or queue were full.
     pub busy: u64,
     /// Chunks whose bytes were not what was stored.
@@ -106,6 +119,13 @@ struct Shared {
     engine: LateEngine,
     stores: JobQueue<StoreJob>,
     loads: JobQueue<LoadJob>,
+    /// Stores of chunks that are on another tier.
+    copies: JobQueue<StoreJob>,
+    /// Loads from the memory tier.
+    recalls: JobQueue<LoadJob>,
+    memory: Option<Arc<MemoryTier>>,
+    remote: Option<Arc<RemoteEngine>>,
+    has_disk: bool,
     watch: Watch<Asked>,
     load_patience: Duration,
     store_patience: Duration,
@@ -114,14 +134,23 @@ struct Shared {
 }
 
 impl Mover {
-    /// A mover on the data files of a tier's drives, for chunks of up to `chunk_bytes` payload bytes.
+    /// A mover on the data files of a tier's drives, if there are any, and on a remote store, if there is one, for chunks
+    /// of up to `chunk_bytes` payload bytes.
     ///
     /// # Errors
     /// When the configured staging memory is less than two chunks or not to be had, or the files cannot be moved from
     /// and to as the configuration says.
-    pub fn start(config: &Config, chunk_bytes: u64, files: DataFiles) -> Result<Self> {
-        let mover = Self::start_late(config, chunk_bytes, Box::new(move || Ok(files.clone())))?;
-        mover.shared.engine.get()?;
+    pub fn start(
+        config: &Config,
+        chunk_bytes: u64,
+        files: DataFiles,
+        client: Option<Arc<Client>>,
+    ) -> Result<Self> {
+        let has_disk = files.iter().next().is_some();
+        let mover = Self::start_late(config, chunk_bytes, Box::new(move || Ok(files.clone())), client)?;
+        if has_disk {
+            mover.shared.engine.get()?;
+        }
         Ok(mover)
     }
 
@@ -129,14 +158,30 @@ impl Mover {
     ///
     /// # Errors
     /// When the configured staging memory is less than two chunks or not to be had.
-    pub fn start_late(config: &Config, chunk_bytes: u64, open: OpenFiles) -> Result<Self> {
+    pub fn start_late(
+        config: &Config,
+        chunk_bytes: u64,
+        open: OpenFiles,
+        client: Option<Arc<Client>>,
+    ) -> Result<Self> {
         let staging = Staging::of(config.staging_shape(chunk_bytes)?)?;
         let engine =
             LateEngine::new(open, Arc::clone(&staging), config.disk_io_engine, config.disk_io_threads);
+        let slots = staging.usage().slots;
+        let remote = client.map(|client| RemoteEngine::start(client, Names::of(staging.slot_bytes()), slots));
         let shared = Arc::new(Shared {
             staging,
             engine,
-            stores: JobQueue::new(config.max_queued_chunks as usize),
+            memory: MemoryTier::new(config.memory_tier_bytes(chunk_bytes))?,
+            recalls: JobQueue::new(config.max_queued_chunks as usize),
+            remote: remote.transpose()?,
+            has_disk: !config.local_disk.is_empty(),
+            copies: JobQueue::new(config.max_queued_chunks as usize),
+            stores: JobQueue::new(match config.on_busy {
+                OnBusy::Wait => config.max_queued_chunks as usize,
+                // What could be taken up at once.
+                OnBusy::Drop => config.max_queued_chunks.min(slots) as usize,
+            }),
             loads: JobQueue::new(config.max_queued_chunks as usize),
             watch: Watch::new(config.load_timeout),
             load_patience: config.load_timeout,
@@ -151,6 +196,17 @@ impl Mover {
         let shared = Arc::clone(&mover.shared);
         // It only asks the drive.
         mover.pumps.spawn_prompt("forebay-loads".into(), move || shared.pump(&shared.loads, Shared::load))?;
+        let has_memory = mover.shared.memory.is_some();
+        if has_memory {
+            let shared = Arc::clone(&mover.shared);
+            mover
+                .pumps
+                .spawn("forebay-recalls".into(), move || shared.pump(&shared.recalls, Shared::recall))?;
+        }
+        if has_memory || (mover.shared.remote.is_some() && !config.local_disk.is_empty()) {
+            let shared = Arc::clone(&mover.shared);
+            mover.pumps.spawn("forebay-copies".into(), move || shared.pump(&shared.copies, Shared::copy))?;
+        }
         let shared = Arc::clone(&mover.shared);
         mover.watcher.spawn("forebay-watch".into(), move || {
             shared.watch.keep(|asked| shared.give_up(asked));
@@ -165,7 +221,22 @@ impl Mover {
 
     /// Takes a chunk to be read. Returns at once; the job is answered, here if it cannot be taken.
     pub fn load(&self, job: LoadJob) {
-        self.shared.take(&self.shared.loads, job);
+        let shared = &self.shared;
+        let is_in_memory = job.open.record().tier() == Tier::Memory;
+        shared.take(if is_in_memory { &shared.recalls } else { &shared.loads }, job);
+    }
+
+    /// Copies a chunk from one tier to another: reads it as `from` says, writes it as `to` says. Returns at once; `answer`
+    /// is called once, with both. A chunk on disk that is not what was stored is not copied.
+    pub fn copy(&self, from: Plan, to: Plan, answer: impl FnOnce(Plan, Plan, Verdict) + Send + 'static) {
+        match self.shared.source_of(&from.record) {
+            Ok(source) => {
+                let batch = Batch::<()>::new(1);
+                let answer = move |to, verdict| answer(from, to, verdict);
+                self.shared.take(&self.shared.copies, Job::new(&batch, to, source, answer));
+            }
+            Err(reason) => answer(from, to, Err(reason)),
+        }
     }
 
     /// Ends what has not begun of a batch as cancelled, and lets go of its engine memory before this returns, but for
@@ -180,6 +251,11 @@ impl Mover {
             .into_iter()
             .for_each(|job| job.refuse(Reason::Cancelled));
         shared.loads.sweep(|job| (job.cancelled)()).into_iter().for_each(|job| job.refuse(Reason::Cancelled));
+        shared
+            .recalls
+            .sweep(|job| (job.cancelled)())
+            .into_iter()
+            .for_each(|job| job.refuse(Reason::Cancelled));
         shared.staging.nudge();
     }
 
@@ -192,7 +268,8 @@ impl Mover {
             written_bytes: read(&shared.counters.written_bytes),
             read_bytes: read(&shared.counters.read_bytes),
             queued_stores: shared.stores.len() as u64,
-            queued_loads: shared.loads.len() as u64,
+            queued_loads: (shared.loads.len() + shared.recalls.len()) as u64,
+            queued_copies: shared.copies.len() as u64,
             busy: read(&shared.counters.busy),
             corrupt: read(&shared.counters.corrupt),
             io_errors: read(&shared.counters.io_errors),
@@ -217,6 +294,8 @@ impl Mover {
         let shared = &self.shared;
         shared.stores.close();
         shared.loads.close();
+        shared.copies.close();
+        shared.recalls.close();
         // Pumps end when their queues are empty; past the deadline they find the buffer closed and empty the queues
         // without moving anything.
         shared.staging.close_at(Instant::now() + drain);
@@ -224,6 +303,11 @@ impl Mover {
         // Behind a pump that hangs in a caller's code there may be jobs left.
         shared.stores.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
         shared.loads.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
+        shared.copies.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
+        shared.recalls.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
+        if let Some(remote) = &shared.remote {
+            remote.shutdown(Instant::now() + JOIN_PATIENCE);
+        }
         if let Some(started) = shared.engine.started() {
             started.engine.shutdown(Instant::now() + JOIN_PATIENCE);
         }
@@ -286,7 +370,7 @@ impl Shared {
     fn slot_for_more(&self, class: Class, unwanted: &dyn Fn() -> bool) -> Result<Lease, Reason> {
         let patience = match class {
             Class::Load => self.load_patience,
-            Class::Store => self.store_patience,
+            Class::Store | Class::Copy => self.store_patience,
         };
         self.staging.acquire_unless(class, patience, unwanted).map_err(|refusal| match refusal {
             // Whatever made it unwanted says why.
@@ -304,6 +388,30 @@ impl Shared {
         1 + self.staging.slot_bytes() as u64 / BLOCK_BYTES as u64
     }
 
+    /// A chunk of a tier, to be copied to another one.
+    fn source_of(&self, record: &ChunkRecord) -> Result<Box<dyn Source>, Reason> {
+        if record.tier() == Tier::Memory {
+            return Ok(Box::new(Held::new(self.place(record)?)?));
+        }
+        let started = self.engine.get().map_err(|error| Reason::Engine(error.to_string()))?;
+        Ok(Box::new(Stored::new(*record, started.files.clone())?))
+    }
+
+    /// Where in the memory tier a chunk lies.
+    fn place(&self, record: &ChunkRecord) -> Result<Place, Reason> {
+        let memory = self.memory.as_ref();
+        memory.ok_or_else(|| Reason::Engine("there is no memory tier here".into()))?.place(record)
+    }
+
+    /// The way to the remote store, if a record is of that.
+    fn remote_of(&self, record: &ChunkRecord) -> Result<Option<&Arc<RemoteEngine>>, Reason> {
+        match (record.tier(), &self.remote) {
+            (Tier::Memory | Tier::Disk, _) => Ok(None),
+            (Tier::Remote, Some(remote)) => Ok(Some(remote)),
+            (Tier::Remote, None) => Err(Reason::Engine("no remote_url is set here".into())),
+        }
+    }
+
     fn submit(&self, transfer: Transfer) {
         match self.engine.get() {
             Ok(started) => started.engine.submit(transfer),
@@ -312,10 +420,22 @@ impl Shared {
     }
 
     /// Makes what was written to a drive survive a power loss, if that is wanted for each chunk.
-    fn sync_if_each(&self, drive: u8) -> std::io::Result<()> {
+    fn sync_if_each(&self, record: &ChunkRecord) -> std::io::Result<()> {
         match self.engine.started() {
-            Some(started) if self.sync_each => started.files.get(drive)?.sync(),
+            Some(started) if self.sync_each && record.tier() == Tier::Disk => {
+                started.files.get(record.drive)?.sync()
+            }
             _ => Ok(()),
+        }
+    }
+}
+
+impl From<&Fault> for Reason {
+    fn from(fault: &Fault) -> Self {
+        match fault {
+            Fault::NotThere => Self::NotThere,
+            Fault::OtherLength(_) => Self::Corrupt(Corruption::Truncated),
+            fault => Self::Remote(fault.to_string()),
         }
     }
 }

@@ -4,7 +4,9 @@
 //! * a slot has one user at a time, and comes back when its [`Lease`] is dropped, whatever happens;
 //! * loads go before stores, but after [`LOADS_IN_A_ROW_MAX`] loads a waiting store has its turn; stores never hold
 //!   the last slot, so that a load always finds one that no store is using;
-//! * neither holds more than its share, and the slot that came back last goes out first: so what chunks cross stays
+//! * copies from tier to tier count as stores, take turns with them, and hold at most half of what stores may hold:
+//!   a tier that is slow keeps no slot from the stores to a faster one;
+//! * neither loads nor stores hold more than their share, and the slot that came back last goes out first: so what chunks cross stays
 //!   small enough for the processor's cache;
 //! * every wait ends: with a slot, with [`Refusal::Busy`] when no slot came free for as long as the caller allows,
 //!   or with [`Refusal::Closed`];
@@ -38,6 +40,8 @@ pub enum Class {
     Load,
     /// Engine to tier.
     Store,
+    /// Tier to a further tier, which may be slow.
+    Copy,
 }
 
 /// Why there is no slot.
@@ -67,10 +71,14 @@ struct State {
     free: Vec<u32>,
     waiting_loads: Line,
     waiting_stores: Line,
+    waiting_copies: Line,
     next_waiter: u64,
     loads_holding: u32,
     stores_holding: u32,
+    copies_holding: u32,
     loads_in_a_row: u32,
+    /// A copy waited when a store had its turn.
+    copy_is_due: bool,
     in_use_max: u32,
     /// From then on nobody gets a slot.
     closes_at: Option<Instant>,
@@ -117,20 +125,29 @@ impl State {
     fn turn(&self, slots: u32, share: u32) -> Option<Class> {
         let load = !self.waiting_loads.waiters.is_empty() && self.may_have(Class::Load, slots, share);
         let store = !self.waiting_stores.waiters.is_empty() && self.may_have(Class::Store, slots, share);
-        match (load, store) {
-            _ if self.free.is_empty() => None,
-            (true, true) if self.loads_in_a_row >= LOADS_IN_A_ROW_MAX => Some(Class::Store),
-            (true, _) => Some(Class::Load),
-            (false, true) => Some(Class::Store),
+        let copy = !self.waiting_copies.waiters.is_empty() && self.may_have(Class::Copy, slots, share);
+        let write = match (store, copy) {
+            (true, true) if self.copy_is_due => Some(Class::Copy),
+            (true, _) => Some(Class::Store),
+            (false, true) => Some(Class::Copy),
             (false, false) => None,
+        };
+        match (load, write) {
+            _ if self.free.is_empty() => None,
+            (true, Some(write)) if self.loads_in_a_row >= LOADS_IN_A_ROW_MAX => Some(write),
+            (true, _) => Some(Class::Load),
+            (false, write) => write,
         }
     }
 
     /// Whether this class may have one slot more, if one is free.
     fn may_have(&self, class: Class, slots: u32, share: u32) -> bool {
+        let writes_max = share.min(slots - 1);
+        let writes = self.stores_holding + self.copies_holding;
         match class {
             Class::Load => self.loads_holding < share,
-            Class::Store => self.stores_holding < share.min(slots - 1),
+            Class::Store => writes < writes_max,
+            Class::Copy => writes < writes_max && self.copies_holding < (writes_max / 2).max(1),
         }
     }
 
@@ -138,6 +155,7 @@ impl State {
         match class {
             Class::Load => &mut self.loads_holding,
             Class::Store => &mut self.stores_holding,
+            Class::Copy => &mut self.copies_holding,
         }
     }
 
@@ -145,6 +163,7 @@ impl State {
         match class {
             Class::Load => &mut self.waiting_loads,
             Class::Store => &mut self.waiting_stores,
+            Class::Copy => &mut self.waiting_copies,
         }
     }
 }
@@ -181,10 +200,13 @@ impl Staging {
                 free: (0..slots).rev().collect(),
                 waiting_loads: Line::new(),
                 waiting_stores: Line::new(),
+                waiting_copies: Line::new(),
                 next_waiter: 0,
                 loads_holding: 0,
                 stores_holding: 0,
+                copies_holding: 0,
                 loads_in_a_row: 0,
+                copy_is_due: false,
                 in_use_max: 0,
                 closes_at: None,
             }),
@@ -248,10 +270,15 @@ impl Staging {
         state.line(class).waiters.retain(|&waiter| waiter != me);
         let lease = outcome.map(|()| {
             let index = state.free.pop().expect("it was our turn, so a slot is free");
+            let nobody_writes =
+                state.waiting_stores.waiters.is_empty() && state.waiting_copies.waiters.is_empty();
             match class {
-                Class::Load if state.waiting_stores.waiters.is_empty() => state.loads_in_a_row = 0,
+                Class::Load if nobody_writes => state.loads_in_a_row = 0,
                 Class::Load => state.loads_in_a_row += 1,
-                Class::Store => state.loads_in_a_row = 0,
+                Class::Store | Class::Copy => {
+                    state.loads_in_a_row = 0;
+                    state.copy_is_due = class == Class::Store && !state.waiting_copies.waiters.is_empty();
+                }
             }
             *state.holding(class) += 1;
             let in_use = self.arena.slots() - u32::try_from(state.free.len()).unwrap_or(0);
@@ -318,12 +345,20 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// What is in the slot.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: as above; `&self` keeps out whoever would write.
+        unsafe { self.staging.arena.slot(self.index) }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.staging.state.lock();
         state.free.push(self.index);
         *state.holding(self.class) -= 1;
-        for class in [Class::Load, Class::Store] {
+        for class in [Class::Load, Class::Store, Class::Copy] {
             if state.may_have(class, self.staging.arena.slots(), self.staging.share) {
                 state.line(class).released();
             }

@@ -46,7 +46,10 @@ impl Queue {
 
     fn waiting(&self) -> usize {
         let state = self.staging.state.lock();
-        state.waiting_loads.waiters.len() + state.waiting_stores.waiters.len()
+        [&state.waiting_loads, &state.waiting_stores, &state.waiting_copies]
+            .map(|line| line.waiters.len())
+            .iter()
+            .sum()
     }
 
     /// Lets the slot go round; gives the order in which the waiters had it.
@@ -56,7 +59,7 @@ impl Queue {
         drop(self.tell);
         let state = self.staging.state.lock();
         assert!(state.waiting_loads.waiters.is_empty() && state.waiting_stores.waiters.is_empty());
-        assert_eq!(state.stores_holding, 0);
+        assert_eq!((state.stores_holding, state.copies_holding), (0, 0));
         self.told.iter().collect()
     }
 }
@@ -168,4 +171,34 @@ fn miri_neither_class_holds_more_than_its_share_though_slots_are_free() {
     let used = index(&lease);
     drop(lease);
     assert_eq!(staging.acquire(Class::Store, LONG).as_ref().map(index), Ok(used));
+}
+
+#[test]
+fn copies_take_turns_with_stores_and_go_behind_loads() {
+    let mut queue = Queue::new();
+    for class in [Class::Copy, Class::Copy, Class::Store, Class::Store, Class::Load] {
+        queue.add(class);
+    }
+    let order: Vec<_> = queue.served().into_iter().map(|(class, _)| class).collect();
+    assert_eq!(order, [Class::Load, Class::Store, Class::Copy, Class::Store, Class::Copy]);
+}
+
+#[test]
+fn copies_hold_at_most_half_of_what_stores_may_hold_and_at_least_one() {
+    for (slots, most) in [(2, 1), (3, 1), (5, 2), (9, 4)] {
+        let staging = Staging::new(slots, crate::catalog::BLOCK_BYTES).unwrap();
+        let copies: Vec<_> = (0..most).map(|_| staging.acquire(Class::Copy, LONG).unwrap()).collect();
+        assert_eq!(staging.acquire(Class::Copy, Duration::ZERO).unwrap_err(), Refusal::Busy);
+        // The others are there for stores, but for the last one.
+        let stores: Vec<_> =
+            (most..slots - 1).map(|_| staging.acquire(Class::Store, LONG).unwrap()).collect();
+        assert_eq!(staging.acquire(Class::Store, Duration::ZERO).unwrap_err(), Refusal::Busy);
+        let load = staging.acquire(Class::Load, LONG).unwrap();
+        drop((copies, stores, load));
+        assert_eq!(staging.usage().in_use, 0);
+        // Stores that hold all they may leave none to copies.
+        let stores: Vec<_> = (1..slots).map(|_| staging.acquire(Class::Store, LONG).unwrap()).collect();
+        assert_eq!(staging.acquire(Class::Copy, Duration::ZERO).unwrap_err(), Refusal::Busy);
+        drop(stores);
+    }
 }

@@ -1,4 +1,6 @@
-//! Tiers: the places where chunks live: the local disk, and a remote store behind it.
+//! Tiers: the places where chunks live: memory, the local disk, and a remote store behind them.
 
+pub(crate) mod dice;
 pub mod disk;
+pub(crate) mod memory;
 pub mod remote;

@@ -24,6 +24,28 @@ pub const ACCESS_KEY: &str = "a-key-of-tests";
 pub const SECRET_KEY: &str = "a-secret-of-tests";
 pub const BUCKET: &str = "bucket";
 
+/// Credentials that the S3 server takes.
+pub const RIGHT: [(&str, &str); 2] =
+    [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
+
+/// Runs the rest of the test `test` in a process of its own with this environment. `true` in that process.
+pub fn inside(test: &str, environment: &[(&str, &str)]) -> bool {
+    const INSIDE: &str = "FOREBAY_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().expect("this program has a name"));
+    command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").env("AWS_EC2_METADATA_DISABLED", "true");
+    for proxy in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "AWS_ENDPOINT_URL", "AWS_PROFILE"] {
+        command.env_remove(proxy);
+    }
+    let output = command.envs(environment.iter().copied()).output().expect("it runs");
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    false
+}
+
 /// A server process.
 pub struct ServerProcess {
     make: Box<dyn Fn(u16) -> Command + Send>,

@@ -189,7 +189,7 @@ pub(super) fn call(rest: Rest) {
 }
 
 /// A panic at the end of a transfer costs that transfer only.
-pub(super) fn caught<T>(end: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn caught<T>(end: impl FnOnce() -> T) -> Option<T> {
     let called = catch_unwind(AssertUnwindSafe(end));
     if called.is_err() {
         tracing::error!("the end of a chunk's transfer panicked; the chunk was given up");

@@ -5,6 +5,7 @@
 //! * [`journal`] keeps what is committed; [`recovery`] reads it back, or rebuilds it from the trailers.
 //! * [`trailer`] proves each chunk; [`block_file`] is a data file, [`data_files`] are those of all drives; [`engine`]
 //!   moves chunks, by [`uring`] or by [`threads`], both in the order of `schedule`.
+//! * [`wrappers`] are data files that are slow, far away or broken, for tests.
 //!
 //! `docs/FORMAT.md` draws every byte of it.
 
@@ -23,3 +24,4 @@ mod schedule;
 pub mod threads;
 pub mod trailer;
 pub mod uring;
+pub mod wrappers;

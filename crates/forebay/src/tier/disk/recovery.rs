@@ -195,9 +195,9 @@ pub fn check_chunk(
     let (payload, page) = window.bytes().split_at(record.padded_bytes());
     Ok(trailer::verify(page, record).and_then(|sum| {
         use std::hash::Hasher;
-        let mut hasher = trailer::payload_hasher(record);
+        let mut hasher = trailer::payload_hasher();
         hasher.write(payload);
-        if hasher.finish() == sum { Ok(()) } else { Err(trailer::Corruption::Payload) }
+        if trailer::payload_sum(record, &hasher) == sum { Ok(()) } else { Err(trailer::Corruption::Payload) }
     }))
 }
 

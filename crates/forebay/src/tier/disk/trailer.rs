@@ -7,23 +7,31 @@
 //! checksum it gives is the one that was stored with it. Every byte of the page takes part in its checksum, so any
 //! flipped bit is seen. `docs/FORMAT.md` draws the page.
 
+use std::hash::Hasher;
+
 use twox_hash::XxHash3_64;
 
 use crate::catalog::{BLOCK_BYTES, ChunkRecord, Entry, RECORD_BYTES, u32_at, u64_at};
 
 /// The first bytes of a trailer.
-pub const MAGIC: [u8; 8] = *b"FOREBAY\x02";
+pub const MAGIC: [u8; 8] = *b"FOREBAY\x03";
 /// The version of trailer, journal and directory that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 const RECORD_AT: usize = 16;
 const PAYLOAD_SUM_AT: usize = RECORD_AT + RECORD_BYTES;
 const PAGE_SUM_AT: usize = BLOCK_BYTES - 8;
 
-/// A hash of a chunk's payload, begun with all that the payload is bound to: the same bytes under another key,
-/// generation, length or place have another checksum.
-pub fn payload_hasher(record: &ChunkRecord) -> XxHash3_64 {
-    XxHash3_64::with_seed(XxHash3_64::oneshot(&Entry::Put(*record).encode()))
+/// A hash of a chunk's payload and its padding, which is the same wherever the chunk lies: one pass over the bytes does
+/// for all of its places.
+pub fn payload_hasher() -> XxHash3_64 {
+    XxHash3_64::new()
+}
+
+/// The checksum of a payload, bound to its record: the same bytes under another key, generation, length or place have
+/// another one.
+pub fn payload_sum(record: &ChunkRecord, payload: &XxHash3_64) -> u64 {
+    XxHash3_64::oneshot_with_seed(payload.finish(), &Entry::Put(*record).encode())
 }
 
 /// Writes the trailer of `record` into `page`.

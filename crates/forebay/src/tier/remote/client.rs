@@ -5,12 +5,15 @@
 //!
 //! Assumes: requests are polled by this client's threads ([`Client::spawn`]), since connections live there.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::layers::bounded::{Bounded, BoundedStats};
@@ -19,9 +22,11 @@ use super::layers::counted::{Counted, CountedStats};
 use super::layers::retry::{Retry, RetryPlan, RetryStats};
 use super::layers::timeout::{Timeout, TimeoutStats};
 use super::library::Library;
-use super::objects::Objects;
+use super::objects::{Fault, Objects};
 use super::redis::Redis;
+use super::shared_directory::Kept;
 use super::url::Place;
+use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 
 const NAME: &str = "forebay-remote";
@@ -31,6 +36,10 @@ const BLOCKING_MOST: usize = 8;
 const FIRST_REST: Duration = Duration::from_millis(50);
 /// The breaker's rest doubles up to so many times the first.
 const REST_GROWTH_MOST: u32 = 16;
+
+/// After so many failures in a row a store is left alone, for so long at first.
+const BREAKER_FAILURES: u32 = 5;
+const BREAKER_REST: Duration = Duration::from_secs(1);
 
 /// What a client is to be.
 #[derive(Clone, PartialEq, Eq)]
@@ -68,6 +77,7 @@ impl std::fmt::Debug for Settings {
 /// A remote store with its threads.
 pub struct Client {
     objects: Arc<dyn Objects>,
+    bare: Arc<dyn Objects>,
     counted: Arc<Counted>,
     breaker: Arc<Breaker>,
     retry: Arc<Retry>,
@@ -77,6 +87,9 @@ pub struct Client {
     handle: Handle,
     runtime: Mutex<Option<Runtime>>,
     tasks: Arc<Tasks>,
+    removals: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// The shared directory that this keeps below a capacity, if that is what the store is.
+    kept: Option<Arc<Kept>>,
 }
 
 /// What a client did.
@@ -92,6 +105,23 @@ pub struct ClientStats {
     pub timeout: TimeoutStats,
     /// Tries under way.
     pub bounded: BoundedStats,
+}
+
+/// An object that is being removed; when this is dropped that is over, however it went.
+struct Removal {
+    client: Arc<Client>,
+    name: String,
+    over: Arc<Semaphore>,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        let mut removals = self.client.removals.lock();
+        if removals.get(&self.name).is_some_and(|over| Arc::ptr_eq(over, &self.over)) {
+            removals.remove(&self.name);
+        }
+        self.over.close();
+    }
 }
 
 /// The tasks that were spawned and have not ended.
@@ -118,23 +148,60 @@ impl Drop for Task {
 }
 
 impl Client {
+    /// A client of the configuration's remote store, if it has one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(config: &Config) -> Result<Option<Arc<Self>>> {
+        let settings = config.remote_url.clone().map(|url| Settings {
+            url,
+            timeout: config.remote_timeout,
+            requests_max: config.remote_max_requests as usize,
+            retries: config.remote_retries,
+            breaker_failures: BREAKER_FAILURES,
+            breaker_rest: BREAKER_REST,
+        });
+        let open = |settings| Self::open_within(&settings, config.max_remote_bytes);
+        Ok(settings.map(open).transpose()?.map(Arc::new))
+    }
+
     /// A client of the store at `settings.url`. Nothing is asked of it yet; a shared directory must be mounted.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] for a URL or settings that cannot be used, [`ErrorKind::Io`] when threads cannot be
     /// started or a shared directory refuses.
     pub fn open(settings: &Settings) -> Result<Self> {
+        Self::open_within(settings, None)
+    }
+
+    /// As [`Self::open`]; a shared directory is kept below `capacity_bytes`, by a thread of this client's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_within(settings: &Settings, capacity_bytes: Option<u64>) -> Result<Self> {
         let place = Place::parse(&settings.url)?;
+        let objects = Self::objects_of(settings)?;
+        let Some((capacity_bytes, Place::Directory(root))) = capacity_bytes.zip(Some(&place)) else {
+            return Self::layered(objects, settings, place.to_string(), None);
+        };
+        let kept = Arc::new(Kept::below(capacity_bytes, root.clone(), objects)?);
+        Self::layered(kept.clone(), settings, place.to_string(), Some(kept))
+    }
+
+    /// The store at `settings.url` without any layer: what [`Self::over`] is given when something stands between.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn objects_of(settings: &Settings) -> Result<Arc<dyn Objects>> {
         // Whoever embeds this crate may have chosen another one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let inner: Arc<dyn Objects> = match &place {
+        Ok(match Place::parse(&settings.url)? {
             Place::Bucket(bucket) => {
-                Arc::new(Library::bucket(bucket, settings.requests_max, settings.timeout)?)
+                Arc::new(Library::bucket(&bucket, settings.requests_max, settings.timeout)?)
             }
-            Place::Server(server) => Arc::new(Redis::new(server, settings.requests_max, settings.timeout)?),
-            Place::Directory(root) => Arc::new(Library::directory(root)?),
-        };
-        Self::layered(inner, settings, place.to_string())
+            Place::Server(server) => Arc::new(Redis::new(&server, settings.requests_max, settings.timeout)?),
+            Place::Directory(root) => Arc::new(Library::directory(&root)?),
+        })
     }
 
     /// A client of `inner`, with all layers over it; `settings.url` is not looked at.
@@ -142,10 +209,15 @@ impl Client {
     /// # Errors
     /// As [`Self::open`], but for the URL.
     pub fn over(inner: Arc<dyn Objects>, settings: &Settings) -> Result<Self> {
-        Self::layered(inner, settings, "a store of the caller's".to_owned())
+        Self::layered(inner, settings, "a store of the caller's".to_owned(), None)
     }
 
-    fn layered(inner: Arc<dyn Objects>, settings: &Settings, place: String) -> Result<Self> {
+    fn layered(
+        inner: Arc<dyn Objects>,
+        settings: &Settings,
+        place: String,
+        kept: Option<Arc<Kept>>,
+    ) -> Result<Self> {
         for (is_zero, what) in [
             (settings.timeout.is_zero(), "a timeout"),
             (settings.requests_max == 0, "a number of requests"),
@@ -165,7 +237,7 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| Error::io(format!("starting the threads {NAME}"), error))?;
-        let bounded = Arc::new(Bounded::new(inner, settings.requests_max));
+        let bounded = Arc::new(Bounded::new(Arc::clone(&inner), settings.requests_max));
         let timeout = Arc::new(Timeout::new(bounded.clone(), settings.timeout));
         let plan = RetryPlan {
             tries: settings.retries.saturating_add(1),
@@ -183,6 +255,7 @@ impl Client {
         let counted = Arc::new(Counted::new(breaker.clone()));
         Ok(Self {
             objects: counted.clone(),
+            bare: inner,
             counted,
             breaker,
             retry,
@@ -192,12 +265,19 @@ impl Client {
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
             tasks: Arc::default(),
+            removals: Mutex::default(),
+            kept,
         })
     }
 
     /// The store, with all layers.
     pub fn objects(&self) -> &Arc<dyn Objects> {
         &self.objects
+    }
+
+    /// The store without any layer: for who measures what it gives. Nothing bounds how long a request takes.
+    pub fn bare(&self) -> &Arc<dyn Objects> {
+        &self.bare
     }
 
     /// Where the store is, without credentials.
@@ -215,6 +295,43 @@ impl Client {
             let _task = task;
             future.await
         })
+    }
+
+    /// Runs `request` on this client's threads and waits for its end. Not to be called by one of them.
+    ///
+    /// # Errors
+    /// The request's; [`Fault::Unavailable`] when the client was shut down.
+    pub fn wait_for<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (tell, told) = channel();
+        self.spawn(async move {
+            let _ = tell.send(request.await);
+        });
+        told.recv().unwrap_or_else(|_| Err(Fault::Unavailable("the request was given up".into())))
+    }
+
+    /// Removes an object some time later. Who waits with [`Self::removed`] before putting another one of that name does
+    /// not lose it.
+    pub(crate) fn remove_later(self: &Arc<Self>, name: String) {
+        let over = Arc::new(Semaphore::new(0));
+        let removal = Removal { client: Arc::clone(self), name: name.clone(), over: Arc::clone(&over) };
+        if self.removals.lock().insert(name, over).is_some() {
+            tracing::debug!("an object is removed twice at a time");
+        }
+        self.spawn(async move {
+            let _ = removal.client.objects.remove(&removal.name).await;
+        });
+    }
+
+    /// Waits until what is to be removed under this name is.
+    pub(crate) async fn removed(&self, name: &str) {
+        let removal = self.removals.lock().get(name).cloned();
+        if let Some(over) = removal {
+            // It is closed when it is over.
+            let _ = over.acquire().await;
+        }
     }
 
     /// What it did so far.
@@ -245,6 +362,9 @@ impl Client {
         drop(count);
         // Does not wait: a thread may be in the kernel, on a mount that is gone.
         runtime.shutdown_background();
+        if let Some(kept) = &self.kept {
+            kept.shutdown(deadline);
+        }
     }
 }
 
@@ -261,7 +381,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::tier::remote::objects::Fault;
     use crate::tier::remote::wrappers::chaos::{Chaos, ChaosOdds};
     use crate::tier::remote::wrappers::fake::Fake;
 

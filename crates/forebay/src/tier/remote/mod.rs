@@ -8,8 +8,10 @@
 //! Assumes nothing of what comes back: a store may lie, and whoever reads checks the bytes.
 
 pub mod client;
+pub(crate) mod engine;
 pub mod layers;
 pub mod library;
+pub mod names;
 pub mod objects;
 pub mod presence;
 pub mod redis;

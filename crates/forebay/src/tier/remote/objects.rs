@@ -14,7 +14,8 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 
 
 /// A store of named bytes. An object is a part of a chunk (at most a few MiB).
 pub trait Objects: Send + Sync {
-    /// Puts an object, whole or not at all, in place of what had the name.
+    /// Puts an object, whole or not at all, in place of what had the name. `bytes` may be a slot of the staging buffer:
+    /// whoever keeps them copies them.
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()>;
 
     /// Fills `into` with the object, which must be exactly as long: [`Fault::OtherLength`] otherwise.

@@ -1,26 +1,39 @@
 //! Keeps a shared directory below a capacity: removes what was stored longest ago.
 //!
-//! Promises: only what has the shape of our names is touched (`namespace/key/part`, and what is left over of interrupted
-//! writes), no symbolic link is followed, and what vanishes meanwhile is no error, so several machines may do this at
-//! a time. A chunk goes as a whole, its last part first, so that one half removed is soon not found.
+//! Promises: only what has the shape of our [names](super::names) is touched, and what is left over of interrupted writes;
+//! no symbolic link is followed, and what vanishes meanwhile is no error, so several machines may do this at a time. A
+//! chunk goes as a whole, its end first, so that one half removed is not found.
+//!
+//! [`Kept`] is a store in such a directory that has it trimmed: so often, counted in what it writes, that a few who write
+//! to one directory keep it below its capacity.
 //!
 //! Assumes: the clocks of those who write agree roughly, as far as the age of chunks is to be right.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::library::INCOMING;
-use crate::crew::{Crew, JOIN_PATIENCE};
+use super::objects::{Answer, Objects};
+use crate::crew::Crew;
 use crate::error::{Error, Result};
 
 /// A write that has not ended for so long was interrupted.
 const LEFT_OVER_AFTER: Duration = Duration::from_hours(1);
+
+/// A directory that nobody here writes to is trimmed so often.
+const PERIOD: Duration = Duration::from_mins(1);
+/// It is trimmed again after one part in so many of its capacity was written here, by [`Kept`].
+const TRIMMED_AFTER: u64 = 32;
+/// And to so many such parts below its capacity: for what is written meanwhile, here and elsewhere.
+const LEFT_EMPTY: u64 = 4;
 
 /// What one trimming found and did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,17 +50,33 @@ pub struct Trimmed {
     pub left_over: u64,
 }
 
+/// A chunk, as it is cut for one slot size.
 struct Chunk {
     directory: PathBuf,
+    slot_kib: u64,
     /// When its newest part was stored.
     stored: SystemTime,
-    /// Its parts by number.
-    parts: Vec<(u64, u64)>,
+    /// Its parts and their bytes, the end last.
+    parts: Vec<(Part, u64)>,
+}
+
+/// What a part is called. The end is the greatest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Number(u64),
+    End,
 }
 
 impl Chunk {
     fn bytes(&self) -> u64 {
         self.parts.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    fn path(&self, part: Part) -> PathBuf {
+        self.directory.join(match part {
+            Part::Number(number) => format!("{}-{number}", self.slot_kib),
+            Part::End => format!("{}-end", self.slot_kib),
+        })
     }
 }
 
@@ -64,12 +93,13 @@ pub fn trim(root: &Path, capacity_bytes: u64) -> Result<Trimmed> {
         for key in
             quietly(entries(&namespace.path())).filter(|entry| is_directory(entry) && is_hex(entry, 64))
         {
-            chunks.extend(chunk(key.path()));
+            chunks.extend(chunks_in(&key.path()));
         }
     }
     let bytes_before = chunks.iter().map(Chunk::bytes).sum();
     let mut trimmed = Trimmed { bytes_before, bytes_after: bytes_before, ..Trimmed::default() };
-    chunks.sort_by(|one, other| (one.stored, &one.directory).cmp(&(other.stored, &other.directory)));
+    let order = |chunk: &Chunk| (chunk.stored, chunk.directory.clone(), chunk.slot_kib);
+    chunks.sort_by_cached_key(order);
     for chunk in chunks {
         if trimmed.bytes_after <= capacity_bytes {
             break;
@@ -105,36 +135,51 @@ fn file(entry: &DirEntry) -> Option<Metadata> {
     entry.metadata().ok().filter(Metadata::is_file)
 }
 
-fn part_number(entry: &DirEntry) -> Option<u64> {
-    let name = entry.file_name();
-    let name = name.to_str()?;
-    let number: u64 = name.parse().ok()?;
-    (number.to_string() == name).then_some(number)
+fn number(text: &str) -> Option<u64> {
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
 }
 
-fn chunk(directory: PathBuf) -> Option<Chunk> {
-    let mut chunk = Chunk { stored: SystemTime::UNIX_EPOCH, directory, parts: Vec::new() };
-    for entry in quietly(entries(&chunk.directory)) {
-        if let (Some(number), Some(about)) = (part_number(&entry), file(&entry)) {
-            chunk.parts.push((number, about.len()));
+/// The slot size and the part that a name tells, if it is one of ours.
+fn part_of(entry: &DirEntry) -> Option<(u64, Part)> {
+    let name = entry.file_name();
+    let (slot_kib, part) = name.to_str()?.split_once('-')?;
+    let part = if part == "end" { Part::End } else { Part::Number(number(part)?) };
+    Some((number(slot_kib)?, part))
+}
+
+/// The chunks in the directory of a key: one for each slot size that it was cut for.
+fn chunks_in(directory: &Path) -> impl Iterator<Item = Chunk> {
+    let mut chunks: BTreeMap<u64, Chunk> = BTreeMap::new();
+    for entry in quietly(entries(directory)) {
+        if let (Some((slot_kib, part)), Some(about)) = (part_of(&entry), file(&entry)) {
+            let chunk = chunks.entry(slot_kib).or_insert_with(|| Chunk {
+                directory: directory.to_owned(),
+                slot_kib,
+                stored: SystemTime::UNIX_EPOCH,
+                parts: Vec::new(),
+            });
+            chunk.parts.push((part, about.len()));
             chunk.stored = chunk.stored.max(about.modified().unwrap_or(SystemTime::UNIX_EPOCH));
         }
     }
-    chunk.parts.sort_unstable();
-    (!chunk.parts.is_empty()).then_some(chunk)
+    chunks.into_values().map(|mut chunk| {
+        chunk.parts.sort_unstable();
+        chunk
+    })
 }
 
 fn remove(chunk: &Chunk) -> Result<u64> {
     let mut removed = 0;
-    for (number, _) in chunk.parts.iter().rev() {
-        let path = chunk.directory.join(number.to_string());
+    for (part, _) in chunk.parts.iter().rev() {
+        let path = chunk.path(*part);
         match fs::remove_file(&path) {
             Ok(()) => removed += 1,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io(format!("removing {}", path.display()), error)),
         }
     }
-    // Not empty if somebody stores it anew at this moment, and then it stays.
+    // Not empty if somebody stores it anew at this moment, or it is there for another slot size, and then it stays.
     let _ = fs::remove_dir(&chunk.directory);
     Ok(removed)
 }
@@ -179,6 +224,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     closed: bool,
+    is_due: bool,
     rounds: u64,
     last: Option<Trimmed>,
 }
@@ -194,6 +240,12 @@ impl Trimmer {
         let keeping = Arc::clone(&shared);
         crew.spawn("forebay-trim".to_owned(), move || keep(&keeping, &root, capacity_bytes, period))?;
         Ok(Self { crew, shared })
+    }
+
+    /// Trims now, or again if it is at it.
+    pub fn trim_soon(&self) {
+        self.shared.state.lock().is_due = true;
+        self.shared.changed.notify_all();
     }
 
     /// How often it has trimmed, and what it found last, if that succeeded.
@@ -222,14 +274,17 @@ impl Trimmer {
 }
 
 impl Drop for Trimmer {
+    /// Ends the thread and does not wait for that: it may be in the kernel, on a mount that is gone.
     fn drop(&mut self) {
-        self.shutdown(Instant::now() + JOIN_PATIENCE);
+        self.shared.state.lock().closed = true;
+        self.shared.changed.notify_all();
     }
 }
 
 fn keep(shared: &Shared, root: &Path, capacity_bytes: u64, period: Duration) {
     let mut state = shared.state.lock();
     while !state.closed {
+        state.is_due = false;
         let trimmed = parking_lot::MutexGuard::unlocked(&mut state, || trim(root, capacity_bytes));
         if let Err(error) = &trimmed {
             tracing::warn!(%error, "trimming the shared directory");
@@ -238,7 +293,64 @@ fn keep(shared: &Shared, root: &Path, capacity_bytes: u64, period: Duration) {
         state.last = trimmed.ok();
         shared.changed.notify_all();
         let next = Instant::now() + period;
-        while !state.closed && !shared.changed.wait_until(&mut state, next).timed_out() {}
+        while !state.closed && !state.is_due && !shared.changed.wait_until(&mut state, next).timed_out() {}
+    }
+}
+
+/// A store in a directory, which is trimmed as it grows.
+pub(super) struct Kept {
+    inner: Arc<dyn Objects>,
+    trimmer: Trimmer,
+    /// After how many bytes it is trimmed again.
+    step_bytes: u64,
+    written_bytes: AtomicU64,
+}
+
+impl Kept {
+    /// Keeps `root`, where `inner` puts its objects, below `capacity_bytes`.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(super) fn below(capacity_bytes: u64, root: PathBuf, inner: Arc<dyn Objects>) -> Result<Self> {
+        let step_bytes = capacity_bytes / TRIMMED_AFTER;
+        let trimmer = Trimmer::start(root, capacity_bytes - LEFT_EMPTY * step_bytes, PERIOD)?;
+        Ok(Self { inner, trimmer, step_bytes, written_bytes: AtomicU64::new(0) })
+    }
+
+    /// Trims no more; waits for the end of that at most until `deadline`.
+    pub(super) fn shutdown(&self, deadline: Instant) {
+        self.trimmer.shutdown(deadline);
+    }
+
+    fn wrote(&self, bytes: u64) {
+        let before = self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let step = self.step_bytes.max(1);
+        if before / step != (before + bytes) / step {
+            self.trimmer.trim_soon();
+        }
+    }
+}
+
+impl Objects for Kept {
+    fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let len = bytes.len() as u64;
+            let put = self.inner.put(name, bytes).await;
+            self.wrote(len);
+            put
+        })
+    }
+
+    fn get<'a>(&'a self, name: &'a str, into: &'a mut [u8]) -> Answer<'a, ()> {
+        self.inner.get(name, into)
+    }
+
+    fn has<'a>(&'a self, name: &'a str) -> Answer<'a, bool> {
+        self.inner.has(name)
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        self.inner.remove(name)
     }
 }
 
@@ -272,11 +384,43 @@ mod tests {
     fn directory(count: u64) -> TempDir {
         let root = TempDir::new().unwrap();
         for number in 0..count {
-            for part in 0..2 {
-                object(&root.path().join(NAMESPACE).join(key(number)).join(part.to_string()), 50, at(number));
+            for part in ["2048-0", "2048-end"] {
+                object(&root.path().join(NAMESPACE).join(key(number)).join(part), 50, at(number));
             }
         }
         root
+    }
+
+    #[test]
+    fn the_end_of_a_chunk_goes_first_whatever_its_other_parts_are_called() {
+        let root = TempDir::new().unwrap();
+        let directory = root.path().join(NAMESPACE).join(key(1));
+        for part in ["2048-10", "2048-end", "2048-9", "512-end"] {
+            object(&directory.join(part), 50, at(1));
+        }
+        let chunks: Vec<Chunk> = chunks_in(&directory).collect();
+        let names = |chunk: &Chunk| -> Vec<String> {
+            let name = |(part, _): &(Part, u64)| chunk.path(*part).file_name().unwrap().display().to_string();
+            chunk.parts.iter().rev().map(name).collect()
+        };
+        let order: Vec<_> = chunks.iter().map(names).collect();
+        assert_eq!(order, [vec!["512-end"], vec!["2048-end", "2048-10", "2048-9"]]);
+        // What is in the way of one goes no further than to it.
+        fs::remove_file(directory.join("2048-10")).unwrap();
+        fs::create_dir(directory.join("2048-10")).unwrap();
+        assert!(remove(&chunks[1]).is_err());
+        assert!(!directory.join("2048-end").exists() && directory.join("2048-9").exists());
+    }
+
+    #[test]
+    fn a_key_that_is_cut_for_two_slot_sizes_is_two_chunks() {
+        let root = directory(2);
+        let namespace = root.path().join(NAMESPACE);
+        object(&namespace.join(key(0)).join("512-end"), 50, at(9));
+        let done = trim(root.path(), 150).unwrap();
+        assert_eq!((done.bytes_after, done.chunks, done.objects), (150, 1, 2));
+        assert!(namespace.join(key(0)).join("512-end").exists());
+        assert!(!namespace.join(key(0)).join("2048-end").exists());
     }
 
     fn left(root: &TempDir) -> Vec<u64> {
@@ -307,7 +451,7 @@ mod tests {
     #[test]
     fn a_chunk_is_as_new_as_its_newest_part() {
         let root = directory(3);
-        object(&root.path().join(NAMESPACE).join(key(0)).join("1"), 50, at(99));
+        object(&root.path().join(NAMESPACE).join(key(0)).join("2048-0"), 50, at(99));
         trim(root.path(), 100).unwrap();
         assert_eq!(left(&root), [0]);
     }
@@ -319,20 +463,23 @@ mod tests {
         let namespace = root.path().join(NAMESPACE);
         let others = [
             root.path().join("README"),
-            root.path().join("0123456789ABCDEF").join(key(7)).join("0"),
-            root.path().join("other").join(key(7)).join("0"),
-            namespace.join("short").join("0"),
+            root.path().join("0123456789ABCDEF").join(key(7)).join("2048-0"),
+            root.path().join("other").join(key(7)).join("2048-end"),
+            namespace.join("short").join("2048-end"),
             namespace.join(key(0)).join("notes"),
-            namespace.join(key(0)).join("00"),
-            namespace.join(key(0)).join("-1"),
+            namespace.join(key(0)).join("0"),
+            namespace.join(key(0)).join("2048-"),
+            namespace.join(key(0)).join("2048-00"),
+            namespace.join(key(0)).join("2048-ends"),
+            namespace.join(key(0)).join("-end"),
         ];
         for path in &others {
             object(path, 10, at(0));
         }
         symlink(elsewhere.path().join(NAMESPACE), root.path().join("f".repeat(16))).unwrap();
         symlink(elsewhere.path().join(NAMESPACE).join(key(0)), namespace.join(key(8))).unwrap();
-        symlink(elsewhere.path().join(NAMESPACE).join(key(0)).join("0"), namespace.join(key(1)).join("7"))
-            .unwrap();
+        let linked = elsewhere.path().join(NAMESPACE).join(key(0)).join("2048-0");
+        symlink(linked, namespace.join(key(1)).join("2048-7")).unwrap();
         let done = trim(root.path(), 0).unwrap();
         assert_eq!((done.bytes_before, done.bytes_after, done.chunks, done.objects), (200, 0, 2, 4));
         for path in &others {
@@ -358,7 +505,7 @@ mod tests {
         std::thread::scope(|scope| {
             let trimmers: Vec<_> = (0..4).map(|_| scope.spawn(|| trim(root.path(), 2000))).collect();
             for number in 0..200 {
-                object(&root.path().join(NAMESPACE).join(key(1000 + number)).join("0"), 1, at(5000));
+                object(&root.path().join(NAMESPACE).join(key(1000 + number)).join("2048-end"), 1, at(5000));
             }
             for trimmer in trimmers {
                 trimmer.join().unwrap().unwrap();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::tier::dice::{Dice, mix};
 use crate::tier::remote::objects::{Answer, Fault, Objects};
 
 /// How likely each mischief is, from 0 to 1.
@@ -104,7 +105,7 @@ impl Chaos {
         for byte in name.bytes() {
             mixed = mix(mixed ^ u64::from(byte));
         }
-        (Dice(mixed), *self.odds.lock())
+        (Dice::of(mixed), *self.odds.lock())
     }
 
     fn count(&self, counter: impl Fn(&mut ChaosStats) -> &mut u64) {
@@ -141,32 +142,6 @@ fn failed() -> Fault {
 
 fn fail_if<T>(fails: bool, end: T) -> Result<T, Fault> {
     if fails { Err(failed()) } else { Ok(end) }
-}
-
-/// A step of the generator `SplitMix64`.
-fn mix(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = mix(self.0);
-        self.0
-    }
-
-    fn roll(&mut self, probability: f64) -> bool {
-        // 32 bits are exact in a double, and fine enough.
-        f64::from((self.next() >> 32) as u32) < probability * f64::from(u32::MAX) + probability
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % (end.max(1) as u64)).unwrap_or(0)
-    }
 }
 
 impl Objects for Chaos {

@@ -81,7 +81,8 @@ impl Objects for Fake {
         self.answer(
             |stats| &mut stats.put,
             move |objects| {
-                objects.insert(name.to_owned(), bytes);
+                // What was given is a slot of somebody's.
+                objects.insert(name.to_owned(), Bytes::copy_from_slice(&bytes));
                 Ok(())
             },
         )

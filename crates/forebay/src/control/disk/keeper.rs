@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::stats::add;
+use super::super::stats::add;
 use super::{Phase, Shared, State};
 use crate::catalog::{ChunkRecord, Entry};
 use crate::config::DiskSync;

@@ -1,0 +1,329 @@
+//! The disk tier's part of the control plane: the catalog with its directory and journal.
+//!
+//! Promises: what it says is stored is in the journal; what it gives to be read stays where it is until the outcome
+//! is reported; an outcome is taken once. All calls return without waiting for a device, except that with
+//! `disk_sync: always` a commit waits for the journal to be on it.
+//!
+//! One lock guards catalog and journal together, so that their orders cannot differ. It is held for microseconds, and
+//! for as long as it takes to copy the catalog's records when a checkpoint begins; a thread of its own writes that.
+
+mod keeper;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::stats::{DiskCounters, DiskStats, add};
+use crate::catalog::{
+    Catalog, ChunkRecord, Entry, LoadDecision, LookupDecision, Plan, StoreDecision, Ticket,
+};
+use crate::config::{Config, DirectIo, DiskSync};
+use crate::crew::{Crew, JOIN_PATIENCE};
+use crate::error::Result;
+use crate::key::{ChunkKey, Namespace};
+use crate::outcome::{LoadStatus, Reason};
+use crate::tier::disk::data_files::DataFiles;
+use crate::tier::disk::directory::{Directory, Opened, Settings};
+use crate::tier::disk::journal::Journal;
+
+/// See the module's documentation.
+pub(super) struct DiskPlane {
+    shared: Arc<Shared>,
+    keeper: Crew,
+}
+
+/// What the calls and the keeper share.
+pub(super) struct Shared {
+    pub(super) directory: Directory,
+    disk_sync: DiskSync,
+    pub(super) data: DataFiles,
+    pub(super) state: Mutex<State>,
+    wake: Condvar,
+    pub(super) counters: DiskCounters,
+    pub(super) interrupted: u64,
+    pub(super) rebuilt: Option<String>,
+}
+
+/// How far the end of a control plane has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No more plans are made.
+    Closed,
+    /// The directory is not ours any more: nothing may be written to it.
+    GivenBack,
+}
+
+pub(super) struct State {
+    pub(super) catalog: Catalog,
+    journal: Journal,
+    phase: Phase,
+    checkpoint_due: bool,
+    /// Journal records that no checkpoint covers.
+    journal_records: u64,
+    /// Removals that could not be written yet: they go before whatever is written next.
+    unrecorded: Vec<Entry>,
+    dirty: bool,
+}
+
+impl State {
+    fn is_closed(&self) -> bool {
+        self.phase != Phase::Open
+    }
+
+    /// Whether so much waits for a checkpoint that no more is planned until there is one.
+    pub(super) fn journal_is_behind(&self, directory: &Directory) -> bool {
+        let limit = directory.journal_records_max();
+        self.journal_records > limit + limit / 2
+    }
+}
+
+/// What becomes of a chunk that is to be stored.
+pub(super) enum DiskStore {
+    Write(Plan),
+    Present,
+    InFlight(Ticket),
+    Refused(Reason),
+}
+
+/// Keeps chunks from being evicted.
+pub(super) struct Pin {
+    ticket: Ticket,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.shared.state.lock().catalog.release(self.ticket);
+    }
+}
+
+/// How much of a prompt is on disk.
+pub(super) enum DiskLookup {
+    Hit(usize, Pin),
+    Miss,
+    Pending,
+    Busy,
+}
+
+pub(super) fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+}
+
+impl DiskPlane {
+    /// Opens the directories that the configuration names, for chunks of up to `chunk_bytes` payload bytes.
+    /// `namespace` is noted in home for people to read.
+    ///
+    /// # Errors
+    /// When the configuration does not fit or the directory cannot be used: see [`Directory::open`].
+    pub(super) fn open(config: &Config, chunk_bytes: u64, namespace: Option<&Namespace>) -> Result<Self> {
+        let settings = Settings {
+            directories: config.local_disk.clone(),
+            capacity_bytes: config.max_local_disk_bytes,
+            min_free_bytes: config.disk_min_free_bytes,
+            chunk_bytes,
+            direct_io: config.disk_direct_io == DirectIo::Auto,
+            cache_policy: config.cache_policy,
+        };
+        let Opened { directory, catalog, journal, journal_records, interrupted, rebuilt } =
+            Directory::open(&settings)?;
+        if let Some(namespace) = namespace {
+            directory.describe(namespace)?;
+        }
+        let data = DataFiles::open(directory.data_paths(), settings.direct_io)?;
+        let state = State {
+            catalog,
+            journal,
+            phase: Phase::Open,
+            checkpoint_due: journal_records > directory.journal_records_max(),
+            journal_records,
+            unrecorded: Vec::new(),
+            dirty: false,
+        };
+        let shared = Arc::new(Shared {
+            directory,
+            disk_sync: config.disk_sync,
+            data,
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            counters: DiskCounters::default(),
+            interrupted,
+            rebuilt,
+        });
+        let plane = Self { shared, keeper: Crew::default() };
+        let shared = Arc::clone(&plane.shared);
+        plane.keeper.spawn("forebay-keeper".into(), move || shared.keep())?;
+        Ok(plane)
+    }
+
+    /// How much of this prompt is there.
+    pub(super) fn lookup(&self, keys: &[ChunkKey]) -> DiskLookup {
+        let mut state = self.shared.state.lock();
+        if state.is_closed() {
+            return DiskLookup::Busy;
+        }
+        match state.catalog.lookup(keys) {
+            LookupDecision::Hit { chunks, ticket } => {
+                DiskLookup::Hit(chunks, Pin { ticket, shared: Arc::clone(&self.shared) })
+            }
+            LookupDecision::Miss => DiskLookup::Miss,
+            LookupDecision::Pending => DiskLookup::Pending,
+            LookupDecision::Busy => DiskLookup::Busy,
+        }
+    }
+
+    /// Plans the store of consecutive chunks of a prompt (key and payload bytes each); `parent` is the chunk before
+    /// the first of them. Every [`DiskStore::Write`] must be answered by one [`Self::finish_store`].
+    pub(super) fn plan_store(&self, chunks: &[(ChunkKey, u32)], parent: Option<ChunkKey>) -> Vec<DiskStore> {
+        let mut state = self.shared.state.lock();
+        if state.is_closed() {
+            return chunks.iter().map(|_| DiskStore::Refused(Reason::Closed)).collect();
+        }
+        if state.journal_is_behind(&self.shared.directory) {
+            // Stores come faster than checkpoints are written, which takes a small cache: let the keeper catch up.
+            return chunks.iter().map(|_| DiskStore::Refused(Reason::Busy)).collect();
+        }
+        let mut removed = Vec::new();
+        let decisions = state.catalog.plan_store(chunks, parent, now_ms(), &mut removed);
+        // What was evicted must be gone for good before anything is written over it.
+        let owes_nothing = removed.is_empty() && state.unrecorded.is_empty();
+        let recorded = owes_nothing || self.shared.append(&mut state, &removed);
+        decisions
+            .into_iter()
+            .map(|decision| match decision {
+                StoreDecision::Write(plan) if recorded => DiskStore::Write(plan),
+                StoreDecision::Write(plan) => {
+                    state.catalog.abort(plan.ticket);
+                    DiskStore::Refused(Reason::Journal)
+                }
+                StoreDecision::Present => DiskStore::Present,
+                StoreDecision::InFlight(ticket) => DiskStore::InFlight(ticket),
+                StoreDecision::Busy => DiskStore::Refused(Reason::Busy),
+                StoreDecision::Full => {
+                    add(&self.shared.counters.refused_full, 1);
+                    DiskStore::Refused(Reason::Full)
+                }
+            })
+            .collect()
+    }
+
+    /// Takes a mover's word on a write: with `written` the chunk is committed and found from now on. Gives its record.
+    ///
+    /// # Errors
+    /// Why it is not committed though it was written; [`Reason::Unknown`] when the ticket is not that of an open
+    /// write.
+    pub(super) fn finish_store(&self, ticket: Ticket, written: bool) -> Result<ChunkRecord, Reason> {
+        let shared = &self.shared;
+        let mut state = shared.state.lock();
+        let Some(record) = state.catalog.writing(ticket) else { return Err(Reason::Unknown) };
+        if !written {
+            state.catalog.abort(ticket);
+            add(&shared.counters.store_failed, 1);
+            return Ok(record);
+        }
+        if !shared.append(&mut state, &[Entry::Put(record)]) {
+            state.catalog.abort(ticket);
+            add(&shared.counters.store_failed, 1);
+            return Err(Reason::Journal);
+        }
+        state.catalog.commit(ticket);
+        add(&shared.counters.stored, 1);
+        let sync = (shared.disk_sync == DiskSync::Always).then(|| state.journal.sync_handle());
+        drop(state);
+        if let Some(sync) = sync
+            && let Err(error) = sync.and_then(|file| file.sync_data())
+        {
+            add(&shared.counters.journal_errors, 1);
+            return Err(Reason::Io(error.to_string()));
+        }
+        Ok(record)
+    }
+
+    /// Whether the write under this ticket is still open.
+    pub(super) fn is_writing(&self, ticket: Ticket) -> bool {
+        self.shared.state.lock().catalog.writing(ticket).is_some()
+    }
+
+    /// Whether a chunk is there now. Does not count as use.
+    pub(super) fn contains(&self, key: &ChunkKey) -> bool {
+        self.shared.state.lock().catalog.contains(key)
+    }
+
+    /// Plans a load: each chunk that is there is pinned until its [`Self::finish_load`]. An error is why a chunk is
+    /// not to be read: [`Reason::NotThere`] is a miss, [`Reason::Busy`] and [`Reason::Closed`] are not.
+    pub(super) fn plan_load(&self, keys: &[ChunkKey]) -> Vec<Result<Plan, Reason>> {
+        let mut state = self.shared.state.lock();
+        if state.is_closed() {
+            return keys.iter().map(|_| Err(Reason::Closed)).collect();
+        }
+        state
+            .catalog
+            .plan_load(keys)
+            .into_iter()
+            .map(|decision| match decision {
+                LoadDecision::Read(plan) => Ok(plan),
+                LoadDecision::Miss => Err(Reason::NotThere),
+                LoadDecision::Busy => Err(Reason::Busy),
+            })
+            .collect()
+    }
+
+    /// Takes a mover's word on a read. A chunk that was not what was stored, or could not be read, is dropped: it
+    /// would fail again. `false` when the ticket is not that of an open read.
+    pub(super) fn finish_load(&self, ticket: Ticket, status: LoadStatus, reason: Option<&Reason>) -> bool {
+        let shared = &self.shared;
+        let counter = match (status, reason) {
+            (LoadStatus::Miss, _) => &shared.counters.corrupt,
+            (LoadStatus::Failed, Some(Reason::Io(_))) => &shared.counters.io_failed,
+            (LoadStatus::Loaded | LoadStatus::Failed, _) => {
+                return shared.state.lock().catalog.release(ticket);
+            }
+        };
+        let mut state = shared.state.lock();
+        let Some(removal) = state.catalog.discard(ticket) else { return false };
+        add(counter, 1);
+        if let Some(removal) = removal {
+            shared.append(&mut state, &[removal]);
+        }
+        true
+    }
+
+    /// Figures.
+    pub(super) fn stats(&self) -> DiskStats {
+        DiskStats::of(&self.shared)
+    }
+
+    /// The data file of each drive.
+    pub(super) fn data_paths(&self) -> &[(u8, PathBuf)] {
+        self.shared.directory.data_paths()
+    }
+
+    /// Takes no more plans, writes a checkpoint, ends the thread and gives the directories back. Outcomes of open plans
+    /// are still taken; while a write is open they stay this one's, until the last who uses it is gone.
+    pub(super) fn close(&self) {
+        {
+            let mut state = self.shared.state.lock();
+            if state.phase == Phase::Open {
+                state.phase = Phase::Closed;
+                state.checkpoint_due = true;
+            }
+        }
+        self.shared.wake.notify_all();
+        self.keeper.join(Instant::now() + JOIN_PATIENCE);
+        let mut state = self.shared.state.lock();
+        if state.phase == Phase::Closed && state.catalog.open_writes() == 0 {
+            state.phase = Phase::GivenBack;
+            self.shared.directory.give_back();
+        }
+    }
+}
+
+impl Drop for DiskPlane {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

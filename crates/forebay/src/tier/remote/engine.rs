@@ -1,0 +1,191 @@
+//! Carries parts of chunks between leased slots and a remote store.
+//!
+//! Promises: returns at once; each part's end is told on a thread of its own, never on one that serves the network; a
+//! slot is not given back while a request may still touch it. An upload's last part is put only after all others are
+//! there, so that a chunk is never there in part.
+//!
+//! An end that cannot be told (the network's threads are gone) is dropped: what it holds must see to itself then.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::client::Client;
+use super::names::Names;
+use super::objects::Fault;
+use crate::crew::Crew;
+use crate::error::Result;
+use crate::key::ChunkKey;
+use crate::queue::JobQueue;
+use crate::staging::Lease;
+use crate::tier::disk::engine::caught;
+
+/// What is called when a part has been put.
+pub(crate) type OnPut = Box<dyn FnOnce(Result<(), Fault>) + Send>;
+/// What is called with the slot when a part has been got, or not.
+pub(crate) type OnGot = Box<dyn FnOnce(Lease, Result<(), Fault>) + Send>;
+
+type End = Box<dyn FnOnce() + Send>;
+
+/// See the module's documentation.
+pub(crate) struct RemoteEngine {
+    client: Arc<Client>,
+    names: Names,
+    ends: Arc<JobQueue<End>>,
+    crew: Crew,
+}
+
+impl RemoteEngine {
+    /// An engine for at most `slots` parts under way, of chunks that `names` are of.
+    pub(crate) fn start(client: Arc<Client>, names: Names, slots: u32) -> Result<Arc<Self>> {
+        // Each end stands for a part, and each part has a slot, or had one a moment ago.
+        let ends = Arc::new(JobQueue::new(2 * slots as usize));
+        let engine = Self { client, names, ends: Arc::clone(&ends), crew: Crew::default() };
+        let helped = Arc::clone(&ends);
+        engine.crew.spawn("forebay-ends".into(), move || {
+            while let Some(end) = ends.pop() {
+                caught(end);
+            }
+        })?;
+        engine.crew.spawn("forebay-ends-2".into(), move || {
+            while let Some(end) = helped.pop_behind() {
+                caught(end);
+            }
+        })?;
+        Ok(Arc::new(engine))
+    }
+
+    /// The parts of a chunk to be put.
+    pub(crate) fn upload(self: &Arc<Self>, key: ChunkKey) -> Arc<Upload> {
+        Arc::new(Upload { engine: Arc::clone(self), key, state: Mutex::default() })
+    }
+
+    /// Fills the first `len` bytes of a slot with a part: the last one, or that of this number.
+    pub(crate) fn get(&self, key: &ChunkKey, part: Option<usize>, mut lease: Lease, len: usize, got: OnGot) {
+        let name = self.name(key, part);
+        let (client, ends) = (Arc::clone(&self.client), Arc::clone(&self.ends));
+        self.client.spawn(async move {
+            let outcome = client.objects().get(&name, &mut lease.bytes()[..len]).await;
+            tell(&ends, Box::new(move || got(lease, outcome)));
+        });
+    }
+
+    /// Ends the threads once all that was begun has been told, at the latest by `deadline`.
+    pub(crate) fn shutdown(&self, deadline: Instant) {
+        self.client.shutdown(deadline);
+        self.ends.close();
+        self.crew.join(deadline);
+    }
+
+    fn put(&self, name: String, lease: Lease, len: usize, put: OnPut) {
+        let (client, ends) = (Arc::clone(&self.client), Arc::clone(&self.ends));
+        let bytes = Bytes::from_owner(Filled { lease, len });
+        self.client.spawn(async move {
+            client.removed(&name).await;
+            let outcome = client.objects().put(&name, bytes).await;
+            tell(&ends, Box::new(move || put(outcome)));
+        });
+    }
+
+    fn name(&self, key: &ChunkKey, part: Option<usize>) -> String {
+        part.map_or_else(|| self.names.end(key), |part| self.names.part(key, part))
+    }
+}
+
+fn tell(ends: &JobQueue<End>, end: End) {
+    // A queue that is full or closed has no thread to spare: it is told here.
+    if let Err(not_taken) = ends.push(end) {
+        caught(not_taken.into_inner());
+    }
+}
+
+/// The front of a slot, as a store that sends it sees it.
+struct Filled {
+    lease: Lease,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Filled {
+    fn as_ref(&self) -> &[u8] {
+        &self.lease.as_slice()[..self.len]
+    }
+}
+
+/// A chunk on its way to the store.
+pub(crate) struct Upload {
+    engine: Arc<RemoteEngine>,
+    key: ChunkKey,
+    state: Mutex<Uploading>,
+}
+
+#[derive(Default)]
+struct Uploading {
+    under_way: u32,
+    fault: Option<Fault>,
+    /// Waits for those under way.
+    end: Option<(Lease, usize, OnPut)>,
+}
+
+impl Upload {
+    /// Puts the first `len` bytes of a slot as the part of this number.
+    pub(crate) fn part(self: &Arc<Self>, part: usize, lease: Lease, len: usize, put: OnPut) {
+        self.state.lock().under_way += 1;
+        let mut under_way = UnderWay { upload: Arc::clone(self), outcome: Err(lost()) };
+        let name = self.engine.name(&self.key, Some(part));
+        let put: OnPut = Box::new(move |outcome| {
+            under_way.outcome.clone_from(&outcome);
+            put(outcome);
+            drop(under_way);
+        });
+        self.engine.put(name, lease, len, put);
+    }
+
+    /// Puts the last part when all others are there. If one is not, this one fails as that one did.
+    pub(crate) fn end(self: &Arc<Self>, lease: Lease, len: usize, put: OnPut) {
+        self.state.lock().end = Some((lease, len, put));
+        self.go_on();
+    }
+
+    fn go_on(&self) {
+        let mut state = self.state.lock();
+        if state.under_way > 0 {
+            return;
+        }
+        let Some((lease, len, put)) = state.end.take() else { return };
+        let fault = state.fault.take();
+        drop(state);
+        match fault {
+            None => self.engine.put(self.engine.name(&self.key, None), lease, len, put),
+            Some(fault) => {
+                drop(lease);
+                put(Err(fault));
+            }
+        }
+    }
+}
+
+/// A part that is being put; when it is dropped it is not any more, however that came.
+struct UnderWay {
+    upload: Arc<Upload>,
+    outcome: Result<(), Fault>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        {
+            let mut state = self.upload.state.lock();
+            state.under_way -= 1;
+            if let Err(fault) = &self.outcome {
+                state.fault.get_or_insert_with(|| fault.clone());
+            }
+        }
+        self.upload.go_on();
+    }
+}
+
+/// How a part ends whose end nobody told.
+fn lost() -> Fault {
+    Fault::Unavailable("the request was given up".into())
+}
