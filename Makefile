@@ -4,11 +4,16 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo test test-rust test-python lint fmt miri bench-peers setup native model clean
+.PHONY: demo demo-remote test test-rust test-python lint fmt miri bench-peers setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
 	$(VENV)/python demo/demo.py
+
+# Two engines that share a Redis server.
+demo-remote: setup model
+	$(VENV)/maturin develop --quiet --release
+	$(VENV)/python demo/demo_remote.py
 
 test: test-rust test-python
 

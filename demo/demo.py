@@ -9,12 +9,14 @@ more, or if it was not clearly faster.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def run_engine(what: str, options: argparse.Namespace, forebay: dict[str, Any] |
     return seen
 
 
-def summary(options: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     plain, cold, loaded = runs["plain"], runs["cold"], runs["loaded"]
     stats = loaded["stats"]
     return {
@@ -83,9 +85,9 @@ def summary(options: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> dic
     }
 
 
-def table(seen: dict[str, Any], text: str) -> str:
+def table_rows(seen: dict[str, Any]) -> list[tuple[str, str]]:
     mib = 1 << 20
-    rows = [
+    return [
         ("time to first token, computed", f"{seen['cold_ttft_s']:.2f} s"),
         ("time to first token, loaded after a restart", f"{seen['loaded_ttft_s']:.2f} s"),
         ("faster by", f"{seen['ratio']:.0f} x"),
@@ -105,6 +107,9 @@ def table(seen: dict[str, Any], text: str) -> str:
             f"{seen['rss_mib']:.0f} ({seen['plain_rss_mib']:.0f}) MiB",
         ),
     ]
+
+
+def table(seen: dict[str, Any], rows: list[tuple[str, str]], text: str) -> str:
     label = max(len(row[0]) for row in rows)
     value = max(len(row[1]) for row in rows)
     title = f" {seen['prompt_tokens']} tokens of prompt on {seen['model']} "
@@ -116,7 +121,7 @@ def table(seen: dict[str, Any], text: str) -> str:
 
 
 def complaints(seen: dict[str, Any]) -> list[str]:
-    found = []
+    found: list[str] = []
     if not seen["tokens_identical"]:
         found.append("the answers differ")
     if seen["computed_fraction"] >= COMPUTED_FRACTION_MAX:
@@ -128,41 +133,60 @@ def complaints(seen: dict[str, Any]) -> list[str]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--staging-mib", type=float, default=64, help="bound on staging memory (default 64 MiB)")
     parser.add_argument("--prompt-tokens", type=int, default=16 * CHUNK_TOKENS + 16, help="default: 4112")
     parser.add_argument("--answer-tokens", type=int, default=24)
-    parser.add_argument("--disk", type=Path, help="where the cache lives (default: a temporary folder in target/)")
-    options = parser.parse_args()
-    target = ROOT / "target"
-    target.mkdir(exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="demo-", dir=target))
-    disk = options.disk or work / "kv"
-    disk.mkdir(parents=True, exist_ok=True)
-    forebay = {
-        "local_disk": str(disk),
-        "max_local_disk_size": 2,
+    return parser
+
+
+def staging_only(options: argparse.Namespace) -> dict[str, Any]:
+    return {
         "local_cpu": False,
         "use_only_staging_buffer": True,
         "max_local_cpu_size": options.staging_mib * (1 << 20) / GIB,
         "chunk_size": CHUNK_TOKENS,
     }
-    print(f"Forebay demo: {options.prompt_tokens} tokens, at most {options.staging_mib:g} MiB of staging")
+
+
+@contextlib.contextmanager
+def work_folder(name: str) -> Iterator[Path]:
+    """A folder in target/ that is gone afterwards, but for the log of the last engine."""
+    target = ROOT / "target"
+    target.mkdir(exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=target))
     try:
+        yield work
+    finally:
+        if (work / "engine.log").exists():
+            shutil.copyfile(work / "engine.log", target / f"{name}.log")
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def conclude(name: str, seen: dict[str, Any], rows: list[tuple[str, str]], text: str, found: list[str]) -> None:
+    (ROOT / "target" / f"{name}.json").write_text(json.dumps(seen, indent=2) + "\n")
+    print(table(seen, rows, text))
+    if found:
+        sys.exit(f"{name}: " + "; ".join(found))
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--disk", type=Path, help="where the cache lives (default: a temporary folder in target/)")
+    options = parser.parse_args()
+    print(f"Forebay demo: {options.prompt_tokens} tokens, at most {options.staging_mib:g} MiB of staging")
+    with work_folder("demo") as work:
+        disk = options.disk or work / "kv"
+        disk.mkdir(parents=True, exist_ok=True)
+        forebay = {"local_disk": str(disk), "max_local_disk_size": 2, **staging_only(options)}
         runs = {
             "plain": run_engine("vLLM alone", options, None, work),
             "cold": run_engine("vLLM with Forebay, nothing stored yet", options, forebay, work),
             "loaded": run_engine("vLLM with Forebay, restarted", options, forebay, work),
         }
-    finally:
-        shutil.copyfile(work / "engine.log", target / "demo.log") if (work / "engine.log").exists() else None
-        shutil.rmtree(work, ignore_errors=True)
-    seen = summary(options, runs)
-    (target / "demo.json").write_text(json.dumps(seen, indent=2) + "\n")
-    print(table(seen, runs["loaded"]["text"]))
-    if found := complaints(seen):
-        sys.exit("demo: " + "; ".join(found))
+    seen = summary(runs)
+    conclude("demo", seen, table_rows(seen), runs["loaded"]["text"], complaints(seen))
 
 
 if __name__ == "__main__":

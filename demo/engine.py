@@ -1,7 +1,7 @@
 """One engine process of the demo: starts vLLM on CPU, answers one long prompt, writes what it saw as JSON.
 
-Run by demo.py, never by hand. The environment is set before vLLM is imported because vLLM and OpenMP read it
-then.
+Run by demo.py and demo_remote.py, never by hand. The environment is set before vLLM is imported because vLLM and
+OpenMP read it then.
 """
 
 from __future__ import annotations
@@ -74,6 +74,13 @@ def connector_stats(llm: LLM) -> dict[str, Any]:
     return {**scheduler.get_kv_connector().stats(), **get_kv_transfer_group().stats()}
 
 
+def settle(llm: LLM) -> None:
+    """Steps on until nothing is being stored any more, as a serving engine's loop does by itself."""
+    core = llm.llm_engine.engine_core.engine_core  # type: ignore[attr-defined]
+    while core.scheduler.has_requests():
+        core.step_fn()
+
+
 def memory_mib(field: str) -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
@@ -112,6 +119,7 @@ def main() -> None:
     ask(llm, warm_up, 2)
     loaded_before = connector_stats(llm).get("connector_chunks_loaded", 0)
     first_s, answer = ask(llm, long_prompt(tokenizer, options.prompt_tokens), options.answer_tokens)
+    settle(llm)
     stats = connector_stats(llm)
     result = {
         "ttft_s": first_s,
@@ -124,7 +132,6 @@ def main() -> None:
         "stats": stats,
     }
     options.result.write_text(json.dumps(result))
-    # What is still being written is committed now, as on any orderly end of an engine.
     llm.llm_engine.engine_core.shutdown()
 
 

@@ -172,3 +172,63 @@ def test_a_failed_read_is_not_found_again(planes, tmp_path):
         assert control.finish(message, status, reason)
     assert control.lookup(chunk_keys).status == "miss"
     assert control.stats()["corrupt"] == 1
+
+
+def carry_on(control, mover):
+    """Copies chunks to the tiers behind until none waits."""
+    while control.has_copies():
+        copies = control.plan_copies()
+        transfer = mover.copy(copies)
+        transfer.wait(WAIT_S)
+        writes = dict(copies)
+        for read, status, reason in transfer.poll():
+            assert (status, reason) == ("copied", "")
+            assert control.finish_copy(read, writes[read], status, reason)
+            assert not control.finish_copy(read, writes[read], status, reason), "a copy is finished once"
+
+
+def test_a_memory_tier_answers_first_and_is_filled_by_stores_and_loads(tmp_path):
+    config = forebay.Config(
+        local_disk=str(tmp_path),
+        max_local_disk_size=(64 << 20) / GIB,
+        max_local_cpu_size=(64 << 20) / GIB,
+        disk_min_free_size=0,
+    )
+    there, chunk_keys = random_memory(1), keys(2)
+
+    def load(control, mover):
+        """Bytes that were read from disk for it."""
+        back = np.zeros((LAYERS, BLOCKS, PAGE), dtype=np.uint8)
+        before = mover.stats()["read_bytes"]
+        plans = control.plan_load(chunk_keys)
+        # A page of the second chunk is the engine's already: what is kept in memory is whole all the same.
+        sinks = [pages(back).chunk([5, 6]), pages(back).chunk([-1, 7])]
+        transfer = mover.load([plan.message for plan in plans], sinks)
+        transfer.wait(WAIT_S)
+        for message, status, reason in transfer.poll():
+            assert (status, reason) == ("loaded", "")
+            assert control.finish(message, status, reason)
+        assert (back[:, 5] == there[:, 3]).all()
+        assert (back[:, 6] == there[:, 9]).all()
+        assert (back[:, 7] == there[:, 15]).all()
+        stats = control.stats()
+        assert (stats["memory_chunks"], stats["open_tickets"], stats["memory_open_tickets"]) == (2, 0, 0)
+        return mover.stats()["read_bytes"] - before
+
+    control, mover = forebay.ControlPlane(config, CHUNK), forebay.Mover(config, CHUNK)
+    sources = [pages(there).chunk([3, 9]), pages(there).chunk([0, 15])]
+    for message, status, reason in store((control, mover), chunk_keys, sources):
+        assert control.finish(message, status, reason)
+    assert control.stats()["chunks"] == 0, "they are in memory, and on their way to the disk"
+    carry_on(control, mover)
+    assert control.stats()["chunks"] == 2
+    assert load(control, mover) == 0
+    mover.close()
+    control.close()
+
+    control, mover = forebay.ControlPlane(config, CHUNK), forebay.Mover(config, CHUNK)
+    assert control.lookup(chunk_keys).chunks == 2
+    assert [load(control, mover) for _ in range(2)] == [2 * CHUNK, 0], "from disk, and then from memory"
+    assert mover.stats()["staging_in_use"] == 0
+    mover.close()
+    control.close()

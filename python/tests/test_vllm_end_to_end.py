@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_server import RedisServer
 
 ENGINE = Path(__file__).with_name("vllm_engine.py")
 PROCESS_MAX_S = 480
@@ -65,10 +66,9 @@ def run_engine(model: Path, *steps: dict[str, Any], processes: int = 0) -> tuple
     return [json.loads(line) for line in lines], said
 
 
-def options(directory: Path, slots: int = 16, **more: Any) -> dict[str, Any]:
+def options(directory: Path | None, slots: int = 16, **more: Any) -> dict[str, Any]:
     return {
-        "local_disk": str(directory),
-        "max_local_disk_size": 0.25,
+        **({"local_disk": str(directory), "max_local_disk_size": 0.25} if directory else {}),
         "local_cpu": False,
         "use_only_staging_buffer": True,
         "max_local_cpu_size": slots * SLOT_GIB,
@@ -120,10 +120,14 @@ def assert_at_rest(seen: dict[str, Any]) -> None:
         "connector_requests",
         "connector_loads_open",
         "connector_stores_open",
+        "connector_copies_open",
         "worker_loads_open",
         "worker_stores_open",
+        "worker_copies_open",
         "worker_requests_held",
         "open_tickets",
+        "remote_open_tickets",
+        "remote_queued",
         "staging_in_use",
     )
     # The worker's are not seen where it has a process of its own.
@@ -203,7 +207,7 @@ def damage_second_rank(directory: Path) -> None:
     damaged = 0
     for trailer in range(0, len(data), 4096):
         namespace = data[trailer + 32 : trailer + 40].hex()
-        if data[trailer : trailer + 8] == b"FOREBAY\x02" and namespace != first_rank:
+        if data[trailer : trailer + 7] == b"FOREBAY" and namespace != first_rank:
             data[trailer - 4000] ^= 0x10
             damaged += 1
     assert damaged == 3
@@ -260,3 +264,36 @@ def test_g3_g4_preempted_and_aborted_requests_give_the_same_tokens_and_leave_not
         assert_at_rest(seen)
     assert second["stats"]["connector_chunks_loaded"] > 0
     assert len(first["tokens"]) == len(CROWD) - 3 and len(second["tokens"]) == len(CROWD)
+
+
+def test_g1_g5_g9_engines_that_share_a_store_and_nothing_else(
+    model: Path, reference: dict[str, list[int]], tmp_path: Path
+) -> None:
+    with RedisServer() as redis:
+        store = {"remote_url": redis.url, "lookup_wait_s": 20}
+        alone = {"prompts": LONG, "forebay": options(None, **store)}
+        # In their own processes, as they are served: what is being stored when they are told to end is stored.
+        [cold, producer], _ = run_engine(
+            model,
+            alone,
+            {"prompts": {**BORDER, **OTHER}, "forebay": options(tmp_path / "first", **store), "role": "kv_producer"},
+            processes=1,
+        )
+        assert cold["cached"] == {"long": 0} and redis.keys() == 8 + 7
+        everything = {**LONG, **BORDER, **OTHER}
+        [salted, consumer, loaded], said = run_engine(
+            model,
+            {"prompts": LONG, "forebay": options(None, cache_salt="another", **store)},
+            {"prompts": everything, "forebay": options(tmp_path / "second", **store), "role": "kv_consumer"},
+            {**alone, "forebay": options(None, slots=2, **store), "kill": redis.pid, "prompts_after": OTHER},
+        )
+    for seen in (cold, producer, salted, consumer, loaded):
+        assert_same_tokens(seen, reference)
+    for seen in (salted, consumer, loaded):
+        assert_at_rest(seen)
+    assert salted["cached"] == {"long": 0}, "namespaces never meet"
+    computed = {name: tokens - consumer["cached"][name] for name, (_, tokens) in everything.items()}
+    assert computed == {"long": 16, "border": BLOCK_TOKENS, "other": 5}, "a consumer computes the tail"
+    assert consumer["stats"]["remote_loaded"] == 15 and "connector_lookups_out_of_time" not in consumer["stats"]
+    assert loaded["cached"] == {"long": 8 * CHUNK_TOKENS, "other": 0}, "what was there until the server was killed"
+    assert loaded["stats"]["staging_slots"] == 2 and "store_failed" in said

@@ -14,6 +14,7 @@ from forebay.vllm.incidents import Incidents
 from forebay.vllm.layout import KvLayout, Shard
 from forebay.vllm.messages import SKIPPED_BLOCK, LoadJob, StepPlan, StepReport, StoreJob
 from forebay.vllm.scheduler import SchedulerHalf
+from forebay.vllm.settings import read_settings
 from forebay.vllm.worker import WorkerHalf
 
 LAYOUT = KvLayout("LBHNC", ("l0",), (0,), 100, 100, 6400, block_tokens=4, hash_tokens=4, chunk_tokens=8)
@@ -38,6 +39,9 @@ class Plane:
         self.pins = 0
         self.finished: list[tuple[bytes, str]] = []
         self.stored: list[tuple[list[bytes], bytes | None]] = []
+        self.to_copy: list[tuple[bytes, bytes]] = []
+        self.copied: list[tuple[bytes, bytes, str]] = []
+        self.asked_again: list[bytes] = []
 
     def lookup(self, keys: list[bytes], settle: bool = False) -> Pin:
         self.asked_to_settle = settle
@@ -57,6 +61,20 @@ class Plane:
     def finish(self, message: bytes, status: str, reason: str = "") -> bool:
         self.finished.append((message, status))
         return True
+
+    def ask_again(self, key: bytes) -> None:
+        self.asked_again.append(key)
+
+    def plan_copies(self) -> list[tuple[bytes, bytes]]:
+        planned, self.to_copy = self.to_copy[:2], self.to_copy[2:]
+        return planned
+
+    def finish_copy(self, read: bytes, write: bytes, status: str, reason: str = "") -> bool:
+        self.copied.append((read, write, status))
+        return True
+
+    def has_copies(self) -> bool:
+        return bool(self.to_copy)
 
     def stats(self) -> dict[str, Any]:
         return {}
@@ -107,6 +125,10 @@ class Mover:
 
     load = store
 
+    def copy(self, messages: list[tuple[bytes, bytes]]) -> Move:
+        self.moves.append(Move([read for read, _ in messages]))
+        return self.moves[-1]
+
     def stats(self) -> dict[str, Any]:
         return {}
 
@@ -144,8 +166,8 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def scheduler(plane: Plane, **settings: Any) -> SchedulerHalf:
-    values = SimpleNamespace(**{"save_decode_cache": False, "lookup_wait_s": 0.05, **settings})
+def scheduler(plane: Plane, *, stores: bool = True, **settings: Any) -> SchedulerHalf:
+    values = SimpleNamespace(**{"save_decode_cache": False, "lookup_wait_s": 0.05, "has_remote": False, **settings})
     return SchedulerHalf(
         values,  # type: ignore[arg-type]
         LAYOUT,
@@ -153,6 +175,7 @@ def scheduler(plane: Plane, **settings: Any) -> SchedulerHalf:
         plane,  # type: ignore[arg-type]
         lambda request: [None],  # type: ignore[list-item]
         incidents=Incidents(),
+        stores=stores,
     )
 
 
@@ -166,6 +189,7 @@ def step(half: WorkerHalf, plan: StepPlan) -> tuple[set[str], set[str], set[int]
     half.before_overwriting(plan)
     half.start_loads(plan)
     half.start_stores(plan)
+    half.start_copies(plan)
     free, arrived = half.finished(plan)
     return free, arrived, half.take_failed_blocks(), half.take_report()
 
@@ -241,7 +265,6 @@ def test_after_a_failed_load_the_request_is_computed_and_its_chunk_stored_again(
 def test_a_lookup_that_is_still_being_answered_is_asked_again_until_its_time_is_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("forebay.vllm.scheduler._SETTLE", {"settle": True})
     now = [100.0]
     monkeypatch.setattr("forebay.vllm.scheduler.time", SimpleNamespace(monotonic=lambda: now[0]))
     plane = Plane(2, "pending")
@@ -252,7 +275,7 @@ def test_a_lookup_that_is_still_being_answered_is_asked_again_until_its_time_is_
     now[0] = 101.0
     assert half.matched_tokens(asked, 0) == (0, False)
     assert plane.asked_to_settle, "what is known at the deadline must do"
-    assert half.stats()["connector_lookup_pending"] == 1
+    assert half.stats()["connector_lookups_out_of_time"] == 1
     plane.status = "hit"
     assert half.matched_tokens(asked, 0) == (16, True)
     half.request_finished("r")
@@ -264,7 +287,7 @@ def test_a_lookup_that_is_refused_is_a_miss_at_once() -> None:
     plane = Plane(2, "busy")
     half = scheduler(plane)
     assert half.matched_tokens(request(20), 0) == (0, False)
-    assert plane.pins == 0 and half.stats()["connector_lookup_busy"] == 1
+    assert plane.pins == 0 and half.stats()["connector_lookups_busy"] == 1
 
 
 @pytest.mark.usefixtures("keys")
@@ -279,12 +302,12 @@ def test_blocks_of_a_finished_request_are_held_until_they_are_copied_and_no_long
     free, *_ = step(engine, StepPlan())
     assert free == {"r"}
     assert step(engine, StepPlan())[0] == set(), "reported once"
-    assert half.stores_in_flight() is True
+    assert half.work_in_flight() is True
     mover.moves[0].end("written")
     report = step(engine, StepPlan())[3]
     assert report is not None
     half.take_report(report)
-    assert half.stores_in_flight() is False
+    assert half.work_in_flight() is False
 
 
 @pytest.mark.usefixtures("keys")
@@ -294,9 +317,9 @@ def test_stores_that_are_never_answered_keep_the_engine_awake_for_a_bounded_time
     half, asked = scheduler(Plane()), request(20)
     half.matched_tokens(asked, 0)
     half.plan_step({"r": 20}, (), lambda name: [1, 2, 3, 4, 5])
-    assert half.stores_in_flight() is True
-    monkeypatch.setattr("forebay.vllm.scheduler._STORES_SILENT_MAX_S", -1.0)
-    assert half.stores_in_flight() is False
+    assert half.work_in_flight() is True
+    monkeypatch.setattr("forebay.vllm.scheduler._SILENT_MAX_S", -1.0)
+    assert half.work_in_flight() is False
 
 
 def test_a_chunk_whose_blocks_were_taken_while_it_was_copied_is_never_reported_as_written(
@@ -369,3 +392,108 @@ def test_what_a_worker_finished_while_shutting_down_reaches_the_scheduler() -> N
     engine.shutdown()
     half.shutdown()
     assert plane.finished == [(b"m", "written")] and plane.closed
+
+
+@pytest.mark.usefixtures("keys")
+def test_copies_keep_the_engine_stepping_until_each_is_reported_or_none_is_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plane, mover = Plane(), Mover()
+    plane.to_copy = [(b"read%d" % chunk, b"write%d" % chunk) for chunk in range(3)]
+    half, engine = scheduler(plane), worker(mover)
+    assert half.work_in_flight() is True
+    assert step(engine, half.plan_step({}, (), lambda name: []))[3] is None
+    assert mover.moves[0].messages == [b"read0", b"read1"]
+    step(engine, half.plan_step({}, (), lambda name: []))
+    assert half.work_in_flight() is True, "nothing waits any more, and three are under way"
+    mover.moves[0].end("copied")
+    mover.moves[1].end("failed", "remote: refused")
+    report = step(engine, StepPlan())[3]
+    assert report is not None
+    with monkeypatch.context() as patch:
+        patch.setattr("forebay.vllm.scheduler._SILENT_MAX_S", -1.0)
+        assert half.work_in_flight() is False
+    half.take_report(report)
+    assert half.work_in_flight() is False
+    assert plane.copied == [
+        (b"read0", b"write0", "copied"),
+        (b"read1", b"write1", "copied"),
+        (b"read2", b"write2", "failed"),
+    ]
+    assert half.stats()["connector_chunks_copied"] == 2 and half.stats()["connector_copies_open"] == 0
+    assert step(engine, StepPlan())[3] is None, "reported once"
+
+
+@pytest.mark.usefixtures("keys")
+def test_copies_that_no_mover_takes_or_ends_are_reported_as_failed() -> None:
+    def refuse() -> Any:
+        raise OSError("no memory for staging")
+
+    plane = Plane()
+    plane.to_copy = [(b"read0", b"write0"), (b"read1", b"write1")]
+    half = scheduler(plane)
+    plan = half.plan_step({}, (), lambda name: [])
+    engine = WorkerHalf(0, refuse, Incidents())
+    engine.register(Pages())
+    report = step(engine, plan)[3]
+    assert report is not None and report.broken
+    half.take_report(report)
+    assert [copied[2] for copied in plane.copied] == ["failed", "failed"] and not half.work_in_flight()
+    mover = Mover()
+    forgetful = worker(mover)
+    step(forgetful, plan)
+    mover.moves[0].over = True
+    report = step(forgetful, StepPlan())[3]
+    assert report is not None and [copy[2:] for copy in report.copies] == [("failed", "no outcome")] * 2
+
+
+def test_a_copy_that_ends_while_the_worker_shuts_down_reaches_the_scheduler() -> None:
+    plane, mover = Plane(), Mover()
+    plane.to_copy = [(b"read", b"write")]
+    half, engine = scheduler(plane), worker(mover)
+    step(engine, half.plan_step({}, (), lambda name: []))
+    news: Any = iter([[], [], [(b"read", "copied", "")]])
+    mover.moves[0].poll = lambda: next(news)  # type: ignore[method-assign]
+    engine.shutdown()
+    half.shutdown()
+    assert plane.copied == [(b"read", b"write", "copied")]
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_consumer_waits_for_chunks_on_their_way_and_asks_for_them_anew_but_not_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("forebay.vllm.scheduler.time", SimpleNamespace(monotonic=lambda: now[0]))
+    plane = Plane(1)
+    consumer, asked = scheduler(plane, stores=False, has_remote=True, lookup_wait_s=1.0), request(20)
+    for now[0] in (100.0, 100.01, 100.04, 100.06, 100.07):
+        assert consumer.matched_tokens(asked, 0) == (None, False)
+    assert plane.asked_again == [KEYS[1], KEYS[1]] and plane.pins == 0
+    assert consumer.plan_step({}, (), lambda name: []).awaits_answers
+    plane.has = 2
+    assert consumer.matched_tokens(asked, 0) == (16, True)
+    plane.has, now[0] = 1, 200.0
+    assert consumer.matched_tokens(asked, 0) == (None, False), "what was whole may be asked for anew"
+    now[0] = 201.0
+    assert consumer.matched_tokens(asked, 0) == (8, True)
+    assert plane.asked_to_settle and consumer.stats()["connector_lookups_out_of_time"] == 1
+    now[0] = 300.0
+    assert consumer.matched_tokens(asked, 0) == (8, True), "a request waits in vain once"
+    consumer.request_finished("r")
+    for others in ({"stores": True, "has_remote": True}, {"stores": False, "has_remote": False}):
+        half = scheduler(Plane(1), lookup_wait_s=1.0, **others)
+        assert half.matched_tokens(request(20), 0) == (8, True), "nobody else brings the rest"
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_lookup_that_may_not_wait_settles_at_once() -> None:
+    plane = Plane(2, "pending")
+    half = scheduler(plane, lookup_wait_s=0.0)
+    assert half.matched_tokens(request(20), 0) == (0, False)
+    assert plane.asked_to_settle and plane.pins == 0
+
+
+def test_several_workers_have_no_memory_tier(tmp_path) -> None:
+    disk = {"local_disk": str(tmp_path), "max_local_disk_size": 1}
+    assert [read_settings(disk, workers).config.to_dict()["local_cpu"] for workers in (1, 2)] == [True, False]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def start(step: dict[str, Any], model: str) -> LLM:
         and KVTransferConfig(
             kv_connector="ForebayConnector",
             kv_connector_module_path="forebay.vllm",
-            kv_role="kv_both",
+            kv_role=step.get("role", "kv_both"),
             kv_connector_extra_config=options,
         ),
     )
@@ -130,6 +131,10 @@ def run(step: dict[str, Any], model: str) -> dict[str, Any]:
     inside = hasattr(core, "engine_core")
     preemptions = count_preemptions(core.engine_core.scheduler) if inside else []
     tokens, cached = answers(llm, step)
+    if "kill" in step:  # a server's process, and then there is more to answer
+        os.kill(step["kill"], signal.SIGKILL)
+        more, more_cached = answers(llm, {**step, "prompts": step["prompts_after"]})
+        tokens, cached = {**tokens, **more}, {**cached, **more_cached}
     seen: dict[str, Any] = {"tokens": tokens, "cached": cached, "stats": {}, "preemptions": len(preemptions)}
     if inside:
         settle(llm)

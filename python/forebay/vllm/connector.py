@@ -47,12 +47,14 @@ class ForebayConnector(KVConnectorBase_V1):
         super().__init__(vllm_config, role, kv_cache_config)
         _speak_through_vllm()
         transfer = self._kv_transfer_config
-        settings = read_settings(transfer.kv_connector_extra_config)
+        settings = read_settings(transfer.kv_connector_extra_config, vllm_config.parallel_config.world_size)
         layout = read_layout(vllm_config, kv_cache_config, settings.chunk_tokens)
         self._layout = layout
         self._incidents = Incidents()
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
+        if settings.has_remote:
+            self._cache_hit_source = CacheHitSource.EXTERNAL_UNSPECIFIED
         if role == KVConnectorRole.WORKER:
             ranks = get_tp_group()
             index = worker_index(ranks.rank_in_group, ranks.world_size, get_pp_group().rank_in_group)
@@ -158,7 +160,7 @@ class ForebayConnector(KVConnectorBase_V1):
         return self._guard("finish", lambda: half.request_finished(request.request_id), False), None
 
     def has_pending_push_work(self) -> bool:
-        return self._scheduler is not None and self._scheduler.stores_in_flight()
+        return self._scheduler is not None and self._scheduler.work_in_flight()
 
     # Worker -------------------------------------------------------------------------------------------------
 
@@ -184,6 +186,7 @@ class ForebayConnector(KVConnectorBase_V1):
     def wait_for_save(self) -> None:
         if (half := self._worker) is not None:
             self._guard("store", lambda: half.start_stores(self._step()), None)
+            self._guard("copy", lambda: half.start_copies(self._step()), None)
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         half = self._worker

@@ -40,11 +40,21 @@ class StoreJob:
 
 
 @dataclass
+class CopyJob:
+    """Chunks on disk that one worker copies to the remote store, no matter which: all see the directories."""
+
+    worker: int
+    messages: list[tuple[bytes, bytes]]
+    """What is to be read and what is to be written, as `ControlPlane.plan_copies` gives them."""
+
+
+@dataclass
 class StepPlan(KVConnectorMetadata):
     """One for all workers: each takes the jobs that name it, and all the rest."""
 
     loads: list[LoadJob] = field(default_factory=list)
     stores: list[StoreJob] = field(default_factory=list)
+    copies: list[CopyJob] = field(default_factory=list)
     preempted: list[str] = field(default_factory=list)
     """Requests whose blocks may be overwritten in this step."""
     held: list[str] = field(default_factory=list)
@@ -53,6 +63,8 @@ class StepPlan(KVConnectorMetadata):
     """Aborted requests whose load is no longer wanted."""
     computes_nothing: bool = False
     """No token is scheduled in this step, so waiting a moment delays nobody."""
+    awaits_answers: bool = False
+    """A request waits for what the remote store answers."""
     farewell_folder: str | None = None
     """Where a worker leaves what it could not report before it shut down."""
 
@@ -60,13 +72,17 @@ class StepPlan(KVConnectorMetadata):
 Outcome = tuple[bytes, str, str]
 """(message, status, reason), as `Transfer.poll` gives it and `ControlPlane.finish` takes it."""
 
+CopyOutcome = tuple[bytes, bytes, str, str]
+"""(message read, message written, status, reason), as `ControlPlane.finish_copy` takes it."""
+
 
 @dataclass
 class StepReport(KVConnectorWorkerMetadata):
     outcomes: list[Outcome] = field(default_factory=list)
+    copies: list[CopyOutcome] = field(default_factory=list)
     broken: str = ""
     """Why a worker's mover cannot work, if one cannot."""
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> StepReport:
         assert isinstance(other, StepReport)
-        return StepReport(self.outcomes + other.outcomes, self.broken or other.broken)
+        return StepReport(self.outcomes + other.outcomes, self.copies + other.copies, self.broken or other.broken)

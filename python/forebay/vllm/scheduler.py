@@ -5,8 +5,10 @@ Owns the control plane (directory, index, journal) and per request no more than 
 flight. A chunk of a prompt is one chunk of the control plane for each shard (`layout.Shard`), with a key of its
 own: it is a hit if every shard has it, and a message is for one worker. It promises the engine: a hit it
 reports is pinned until it is planned or given up; every load it plans is answered by every worker, whatever
-happens; a finished request's blocks are held only while a copy from them may still be running. It never waits:
-what the control plane does not know in time is a miss. It never touches engine memory.
+happens; a finished request's blocks are held only while a copy from them may still be running; it asks for a
+moment more while chunks are on their way to the remote store, and for a bounded time. It never waits: a lookup
+that is not answered yet is asked again in a later step, for `lookup_wait_s` at most, and then what is known must
+do. It never touches engine memory.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import cycle, takewhile
 from typing import TYPE_CHECKING, Any
 
 import forebay
 
 from .farewell import Mailbox
 from .incidents import Incidents
-from .messages import SKIPPED_BLOCK, LoadJob, Outcome, StepPlan, StepReport, StoreJob
+from .messages import SKIPPED_BLOCK, CopyJob, CopyOutcome, LoadJob, Outcome, StepPlan, StepReport, StoreJob
 
 if TYPE_CHECKING:
     from .layout import KvLayout, Shard
@@ -34,12 +36,13 @@ logger = logging.getLogger("forebay.vllm")
 # Failures of the environment: the engine runs on without a cache. Every other kind is a mistake to be put
 # right.
 _ENVIRONMENT_KINDS = frozenset({"io", "no_space", "locked", "format"})
-# Asks for an answer now: what is known of the hit. A control plane without it leaves the lookup pending.
-_SETTLE = {"settle": True} if "settle" in (forebay.ControlPlane.lookup.__text_signature__ or "") else {}
-# The engine is kept stepping for stores in flight as long as one of them ended within this time.
-_STORES_SILENT_MAX_S = 20.0
-# The mover's reason for what ended because we no longer wanted it.
+# The engine is kept stepping for stores and copies as long as one of them ended within this time.
+_SILENT_MAX_S = 20.0
+# The remote store is not asked more often for a chunk that a request waits for.
+_ASK_AGAIN_S = 0.05
+# The mover's reason for what ended because we no longer wanted it, and for what a remote store no longer has.
 _CANCELLED = "cancelled"
+_NOT_THERE = "not there"
 
 
 def open_control_plane(
@@ -77,7 +80,8 @@ class _Request:
     unsettled: set[bytes] = field(default_factory=set)
     """Stores planned since the request last (re)started whose outcome is not known."""
     lookup_deadline_s: float | None = None
-    """Set by the first lookup that was still being answered."""
+    """Set by the first lookup whose answer was open, and kept until one is not: a request waits once."""
+    asked_again_s: float = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,13 @@ class SchedulerHalf:
         self._incidents = incidents
         self._loads = loads
         self._stores = stores
+        self._awaits_others = loads and not stores and settings.has_remote
+        """Whether what a prompt lacks may be on its way from another instance."""
         self._requests: dict[str, _Request] = {}
         self._flights: dict[bytes, _Flight] = {}
         self._open_stores = 0
+        self._open_copies: set[bytes] = set()
+        self._copiers = cycle(shard.workers[0] for shard in shards)
         self._last_progress_s = time.monotonic()
         self._plan = StepPlan()
         self._mailbox = Mailbox() if plane is not None else None
@@ -138,21 +146,48 @@ class SchedulerHalf:
         keys = [of_shard[: -(-wanted_tokens // chunk_tokens)] for of_shard in self._keys(state)]
         if wanted_tokens <= local_tokens or len(keys[0]) <= first:
             return 0, False
-        overdue = state.lookup_deadline_s is not None and time.monotonic() >= state.lookup_deadline_s
-        chunks, status = self._lookup(state, keys, first, settle=overdue)
-        if status == "pending" and not overdue:
-            if state.lookup_deadline_s is None:
-                state.lookup_deadline_s = time.monotonic() + self._settings.lookup_wait_s
+        chunks = self._find(state, keys, first)
+        if chunks is None:
             self._release_pins(state)
+            self._plan.awaits_answers = True
             return None, False
-        if status in ("pending", "busy"):
-            self._incidents.counts[f"lookup_{status}"] += 1
         hit_tokens = min(chunks * chunk_tokens, wanted_tokens)
         if hit_tokens <= local_tokens:
             self._release_pins(state)
             return 0, False
         state.hit_tokens, state.local_tokens = hit_tokens, local_tokens
         return hit_tokens - local_tokens, True
+
+    def _find(self, state: _Request, keys: list[list[bytes]], first: int) -> int | None:
+        """How many chunks from the beginning are there, pinned. None if the answer is open and the request has time."""
+        now_s = time.monotonic()
+        overdue = state.lookup_deadline_s is not None and now_s >= state.lookup_deadline_s
+        chunks, status = self._lookup(state, keys, first, settle=overdue)
+        is_open = status == "pending" or (self._awaits_others and status != "busy" and chunks < len(keys[0]))
+        if is_open and not overdue:
+            if state.lookup_deadline_s is None:
+                state.lookup_deadline_s = now_s + self._settings.lookup_wait_s
+            if now_s < state.lookup_deadline_s:
+                if status != "pending":
+                    self._ask_again(state, keys, chunks, now_s)
+                return None
+            overdue = True  # it has no time at all
+            self._release_pins(state)
+            chunks, status = self._lookup(state, keys, first, settle=True)
+        if overdue and chunks < len(keys[0]):
+            self._incidents.counts["lookups_out_of_time"] += 1
+        elif status == "busy":
+            self._incidents.counts["lookups_busy"] += 1
+        else:
+            state.lookup_deadline_s = None
+        return chunks
+
+    def _ask_again(self, state: _Request, keys: list[list[bytes]], found: int, now_s: float) -> None:
+        assert self._plane is not None
+        if now_s - state.asked_again_s >= _ASK_AGAIN_S:
+            state.asked_again_s = now_s
+            for of_shard in keys:
+                self._plane.ask_again(of_shard[found])
 
     def _lookup(self, state: _Request, keys: list[list[bytes]], first: int, *, settle: bool) -> tuple[int, str]:
         """How many chunks from the beginning every shard has, pinned, and how far the answer can be trusted."""
@@ -169,13 +204,12 @@ class SchedulerHalf:
         """All keys are asked for, although the engine has the first chunks itself: a prefix must not grow older than
         what hangs on it. Only if it is gone is the rest asked for alone."""
         assert self._plane is not None
-        options = _SETTLE if settle else {}
-        pin = self._plane.lookup(keys, **options)
+        pin = self._plane.lookup(keys, settle)
         state.pins.append(pin)
         if first == 0 or pin.chunks > first or pin.status in ("pending", "busy"):
             return pin.chunks, pin.status
         state.pins.pop().release()
-        pin = self._plane.lookup(keys[first:], **options)
+        pin = self._plane.lookup(keys[first:], settle)
         state.pins.append(pin)
         return first + pin.chunks, pin.status
 
@@ -262,7 +296,22 @@ class SchedulerHalf:
                     self._plan_stores(plan, request_id, tokens, block_ids_of)
                 except Exception as error:
                     self._incidents.note("plan_store_failed", error)
+        if self._serving:
+            try:
+                self._plan_copies(plan)
+            except Exception as error:
+                self._incidents.note("plan_copies_failed", error)
         return plan
+
+    def _plan_copies(self, plan: StepPlan) -> None:
+        assert self._plane is not None
+        messages = self._plane.plan_copies()
+        if not messages:
+            return
+        if not self._in_flight():
+            self._last_progress_s = time.monotonic()
+        self._open_copies.update(read for read, _ in messages)
+        plan.copies.append(CopyJob(next(self._copiers), messages))
 
     def _plan_stores(self, plan: StepPlan, request_id: str, tokens: int, block_ids_of: Any) -> None:
         state = self._requests.get(request_id)
@@ -297,7 +346,7 @@ class SchedulerHalf:
         parent = keys[first - 1] if first else None
         plans = self._plane.plan_store(keys[first:], self._layout.chunk_bytes, parent)
         self._incidents.counts["stores_refused"] += sum(plan.status == "refused" for plan in plans)
-        if self._open_stores == 0:
+        if not self._in_flight():
             self._last_progress_s = time.monotonic()
         for chunk, plan in enumerate(plans, first):
             if plan.message is None:
@@ -312,6 +361,7 @@ class SchedulerHalf:
 
     def take_report(self, report: StepReport) -> None:
         self._settle(report.outcomes)
+        self._settle_copies(report.copies)
         if report.broken and self._serving and self._plane is not None:
             logger.error("A mover of Forebay's does not work; inference goes on without the cache: %s", report.broken)
             self._serving = False
@@ -336,11 +386,30 @@ class SchedulerHalf:
             except Exception as error:
                 self._incidents.note("finish_failed", error)
 
+    def _settle_copies(self, outcomes: Iterable[CopyOutcome]) -> None:
+        for read, write, status, reason in outcomes:
+            self._last_progress_s = time.monotonic()
+            if read not in self._open_copies:
+                self._incidents.note("outcome_unexpected", f"{status} {reason}")
+                continue
+            self._open_copies.discard(read)
+            self._incidents.counts["chunks_copied" if status == "copied" else "chunks_not_copied"] += 1
+            if status != "copied" and reason != _CANCELLED:
+                self._incidents.note("copy_failed", f"{status} {reason}")
+            if self._plane is None:
+                continue
+            try:
+                self._plane.finish_copy(read, write, status, reason)
+            except Exception as error:
+                self._incidents.note("finish_failed", error)
+
     def _load_settled(self, flight: _Flight, state: _Request | None, status: str, reason: str) -> None:
         self._incidents.counts["chunks_loaded" if status == "loaded" else "chunks_lost"] += 1
         if status == "loaded":
             return
-        if reason != _CANCELLED:
+        if reason == _NOT_THERE:  # a shared store drops what it likes
+            self._incidents.counts["chunks_gone"] += 1
+        elif reason != _CANCELLED:
             self._incidents.note("load_failed", f"chunk {flight.chunk} of {flight.request_id}: {status} {reason}")
         if state is not None:  # it is computed now, and stored again
             state.load_failed = True
@@ -376,14 +445,20 @@ class SchedulerHalf:
         self._plan.held.append(request_id)
         return True
 
-    def stores_in_flight(self) -> bool:
-        """Bounded: a mover that reports nothing for long keeps the engine awake no longer."""
-        if self._open_stores == 0 or self._plane is None:
+    def work_in_flight(self) -> bool:
+        """Whether stores or copies wait for a step. Bounded: a mover that reports nothing for long keeps the engine
+        awake no longer."""
+        if self._plane is None or not (self._in_flight() or (self._serving and self._plane.has_copies())):
             return False
-        if time.monotonic() - self._last_progress_s < _STORES_SILENT_MAX_S:
+        if time.monotonic() - self._last_progress_s < _SILENT_MAX_S:
             return True
-        self._incidents.note("stores_stuck", f"{self._open_stores} stores were not reported in time")
+        if self._in_flight():
+            stuck = f"{self._open_stores} stores and {len(self._open_copies)} copies were not reported in time"
+            self._incidents.note("stores_stuck", stuck)
         return False
+
+    def _in_flight(self) -> bool:
+        return self._open_stores > 0 or bool(self._open_copies)
 
     def stats(self) -> dict[str, Any]:
         return {
@@ -391,13 +466,16 @@ class SchedulerHalf:
             "connector_requests": len(self._requests),
             "connector_loads_open": len(self._flights) - self._open_stores,
             "connector_stores_open": self._open_stores,
+            "connector_copies_open": len(self._open_copies),
             **(self._plane.stats() if self._plane is not None else {}),
         }
 
     def shutdown(self) -> dict[str, Any]:
         """Commits what the worker finished last; returns the final statistics."""
         if self._mailbox is not None:
-            self._settle(self._mailbox.close())
+            for report in self._mailbox.close():
+                self._settle(report.outcomes)
+                self._settle_copies(report.copies)
             self._mailbox = None
         for state in self._requests.values():
             self._release_pins(state)

@@ -23,23 +23,30 @@ class Settings:
     """Whether generated tokens are stored too, not only prompts."""
     cache_salt: str
     """Separates those who share a cache's place and must not share chunks."""
+    has_remote: bool
+    """Whether there is a store that other instances may share."""
     lookup_wait_s: float
-    """How long a request waits, from its first lookup that is still being answered, before what is known must do."""
+    """How long a request waits, from its first lookup that is still open, before what is known must do."""
     model_revision: str
     """What names the weights beyond the model's id; empty: found out from the model's files."""
 
 
-def read_settings(extra_config: dict[str, Any]) -> Settings:
+def read_settings(extra_config: dict[str, Any], workers: int = 1) -> Settings:
+    """Of an engine of so many workers. With several there is no memory tier: what one has in its memory the
+    others cannot read."""
     keys = dict(extra_config)
     path = keys.pop("forebay_config", None)
     revision = str(keys.pop("model_revision", ""))
     config = forebay.Config.load(path, **keys)
+    if workers > 1 and config.to_dict()["local_cpu"]:
+        config = forebay.Config.load(path, **{**keys, "local_cpu": False})
     values = config.to_dict()
     return Settings(
         config=config,
         chunk_tokens=int(values.get("chunk_size") or _DEFAULT_CHUNK_TOKENS),
         save_decode_cache=bool(values.get("save_decode_cache", False)),
         cache_salt=str(values.get("cache_salt") or ""),
+        has_remote=values.get("remote_url") is not None,
         lookup_wait_s=float(values.get("lookup_wait_s", _DEFAULT_LOOKUP_WAIT_S)),
         model_revision=revision,
     )

@@ -2,7 +2,8 @@
 
 It promises: every load job is reported once, with the blocks that hold nothing usable; blocks of a finished
 request are reported free only when no copy reads them any more; a chunk that was copied out of blocks the
-engine took back is never reported as written. It decides nothing, and every wait in it is bounded.
+engine took back is never reported as written; every copy to the remote store is reported once, and touches no
+engine memory. It decides nothing, and every wait in it is bounded.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import forebay
 from . import farewell
 from .device import Pages
 from .incidents import Incidents
-from .messages import SKIPPED_BLOCK, LoadJob, Outcome, StepPlan, StepReport, StoreJob
+from .messages import SKIPPED_BLOCK, CopyJob, CopyOutcome, LoadJob, Outcome, StepPlan, StepReport, StoreJob
 
 logger = logging.getLogger("forebay.vllm")
 
-J = TypeVar("J", LoadJob, StoreJob)
+J = TypeVar("J", LoadJob, StoreJob, CopyJob)
 
 # Copies that have begun take milliseconds; what has not begun is cancelled. This is for a machine that stands
 # still.
@@ -66,6 +67,13 @@ class _Store:
     ended: set[bytes] = field(default_factory=set)
 
 
+@dataclass
+class _Copies:
+    transfer: forebay.Transfer
+    open: dict[bytes, bytes]
+    """What is written, by what is read, of each that has not ended."""
+
+
 class WorkerHalf:
     def __init__(self, index: int, open_mover: Callable[[], forebay.Mover], incidents: Incidents) -> None:
         """`index` is this worker's place among the engine's (`layout.worker_index`). `open_mover` is called once, when
@@ -79,8 +87,10 @@ class WorkerHalf:
         self._pages: Pages | None = None
         self._loads: dict[str, _Load] = {}
         self._stores: list[_Store] = []
+        self._copies: list[_Copies] = []
         self._held: set[str] = set()
         self._outcomes: list[Outcome] = []
+        self._copy_outcomes: list[CopyOutcome] = []
         self._failed_blocks: set[int] = set()
         self._farewell_folder: str | None = None
 
@@ -140,11 +150,20 @@ class WorkerHalf:
         else:
             self._stores.append(_Store(job.request_id, job.messages, transfer))
 
+    def start_copies(self, plan: StepPlan) -> None:
+        for job in self._own(plan.copies):
+            try:
+                self._copies.append(_Copies(self._ready()[0].copy(job.messages), dict(job.messages)))
+            except Exception as error:
+                self._incidents.note("mover_refused", error)
+                self._copy_outcomes.extend((read, write, "failed", str(error)) for read, write in job.messages)
+
     def finished(self, plan: StepPlan) -> tuple[set[str], set[str]]:
         """(requests whose blocks are free, requests whose load has ended)."""
         if plan.computes_nothing:
-            self._wait_a_moment()
+            self._wait_a_moment(plan.awaits_answers)
         self._poll_stores()
+        self._poll_copies()
         busy = {store.request_id for store in self._stores if not store.transfer.released()}
         free = self._held - busy
         self._held -= free
@@ -159,10 +178,10 @@ class WorkerHalf:
 
     def take_report(self) -> StepReport | None:
         broken = "" if self._told_broken else self._broken
-        if not self._outcomes and not broken:
+        if not self._outcomes and not self._copy_outcomes and not broken:
             return None
-        report = StepReport(self._outcomes, broken)
-        self._outcomes, self._told_broken = [], bool(self._broken)
+        report = StepReport(self._outcomes, self._copy_outcomes, broken)
+        self._outcomes, self._copy_outcomes, self._told_broken = [], [], bool(self._broken)
         return report
 
     # Parts --------------------------------------------------------------------------------------------------
@@ -188,12 +207,14 @@ class WorkerHalf:
         self._incidents.note("mover_refused", error)
         self._outcomes.extend((message, "failed", str(error)) for message in messages)
 
-    def _wait_a_moment(self) -> None:
-        transfers = [load.transfer for load in self._loads.values()] or [store.transfer for store in self._stores]
+    def _wait_a_moment(self, awaits_answers: bool) -> None:
+        transfers = [each.transfer for each in (*self._loads.values(), *self._stores, *self._copies)]
         waiting = next((transfer for transfer in transfers if transfer is not None), None)
         if waiting is not None:
             with contextlib.suppress(TimeoutError):
                 waiting.wait(_IDLE_WAIT_S)
+        elif awaits_answers:
+            time.sleep(_IDLE_WAIT_S)
 
     def _poll_stores(self) -> None:
         for store in self._stores:
@@ -207,6 +228,16 @@ class WorkerHalf:
                 self._outcomes.extend((message, "failed", "no outcome") for message in forgotten)
                 store.ended |= forgotten
         self._stores = [store for store in self._stores if len(store.ended) < len(store.messages)]
+
+    def _poll_copies(self) -> None:
+        for copies in self._copies:
+            done = copies.transfer.done()
+            for read, status, reason in copies.transfer.poll():
+                self._copy_outcomes.append((read, copies.open.pop(read), status, reason))
+            if done:
+                self._copy_outcomes.extend((*messages, "failed", "no outcome") for messages in copies.open.items())
+                copies.open.clear()
+        self._copies = [copies for copies in self._copies if copies.open]
 
     def _load_ended(self, load: _Load) -> bool:
         if load.transfer is None:
@@ -231,21 +262,23 @@ class WorkerHalf:
         return {
             "worker_loads_open": len(self._loads),
             "worker_stores_open": len(self._stores),
+            "worker_copies_open": sum(len(copies.open) for copies in self._copies),
             "worker_requests_held": len(self._held),
             **{f"worker_{kind}": count for kind, count in sorted(self._incidents.counts.items())},
             **(self._mover.stats() if self._mover is not None else {}),
         }
 
     def shutdown(self) -> dict[str, Any]:
-        """Waits a bounded time for stores in flight and leaves their outcomes where the scheduler looks for
-        them."""
+        """Waits a bounded time for stores and copies in flight and leaves their outcomes where the scheduler looks
+        for them."""
         deadline_s = time.monotonic() + _SHUTDOWN_WAIT_MAX_S
         for load in self._loads.values():
             if load.transfer is not None:
                 load.transfer.cancel()
-        while self._stores and time.monotonic() < deadline_s:
+        while (self._stores or self._copies) and time.monotonic() < deadline_s:
             self._poll_stores()
-            if self._stores:
+            self._poll_copies()
+            if self._stores or self._copies:
                 time.sleep(0.002)
         for load in self._loads.values():
             self._load_ended(load)
@@ -253,8 +286,9 @@ class WorkerHalf:
         if self._mover is not None:
             self._mover.close(max(0.1, deadline_s - time.monotonic()))
             self._poll_stores()
+            self._poll_copies()
             self._mover = None
-        if self._farewell_folder is not None and self._outcomes:
-            farewell.leave(self._farewell_folder, self._index, self._outcomes)
-            self._outcomes = []
+        report = self.take_report()
+        if self._farewell_folder is not None and report is not None:
+            farewell.leave(self._farewell_folder, self._index, report)
         return stats
