@@ -25,6 +25,9 @@ use crate::keys::{Namespace, from_bytes, one};
 use crate::memory::{sink, source};
 use crate::stats;
 
+/// Chunks that are looked at in one `plan_copies`: it is called in an engine's step.
+const COPY_STEPS_MAX: usize = 64;
+
 /// What was decided on one chunk of a store or a load.
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct ChunkPlan {
@@ -171,7 +174,10 @@ impl ControlPlane {
 
     /// The next copies from disk to the remote store: a pair of messages each, for `Mover.copy`.
     fn plan_copies<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-        std::iter::from_fn(|| self.control.next_copy())
+        let next = || self.control.next_copy();
+        let steps: Vec<_> = py.detach(|| std::iter::from_fn(next).take(COPY_STEPS_MAX).collect());
+        steps
+            .into_iter()
             .filter_map(|step| match step {
                 CopyStep::Copy(plan) => Some(plan),
                 CopyStep::Ended(..) => None,

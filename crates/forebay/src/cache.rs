@@ -193,6 +193,7 @@ impl Cache {
                     batch.end(index, outcome);
                 }
             };
+            let length = lengths[index].1;
             match plan {
                 StorePlan::Write { plan, not_on_disk } => {
                     let control = Arc::clone(&self.control);
@@ -211,20 +212,20 @@ impl Cache {
                             .into_iter()
                             .collect();
                         ends.push(TierEnd::of(tier, reason));
-                        go_onward(&copies, key, onward.unwrap_or_default(), ends, end);
+                        go_onward(&copies, (key, length), onward.unwrap_or_default(), ends, end);
                         following.ended(plan.ticket, stored);
                     };
                     self.mover.store(Job::new(&batch, plan, source, answer));
                 }
-                StorePlan::Present(onward) => go_onward(&self.copies, key, onward, Vec::new(), end),
+                StorePlan::Present(onward) => go_onward(&self.copies, (key, length), onward, Vec::new(), end),
                 StorePlan::InFlight(ticket) => {
-                    let (tier, length) = (ticket.tier(), lengths[index].1);
+                    let tier = ticket.tier();
                     let before = if index == 0 { parent } else { Some(lengths[index - 1].0) };
                     let (control, copies) = (Arc::clone(&self.control), Arc::clone(&self.copies));
                     let told = move |stored| {
                         if stored {
                             let onward = control.onward_of(tier, key, length, before);
-                            go_onward(&copies, key, onward, vec![TierEnd::present(tier)], end);
+                            go_onward(&copies, (key, length), onward, vec![TierEnd::present(tier)], end);
                         } else {
                             end(vec![TierEnd::refused(tier, Reason::InFlight)]);
                         }
@@ -304,6 +305,8 @@ impl Cache {
         let deadline = Instant::now().checked_add(drain);
         let stores_end = if CALLING.get() { Some(Instant::now()) } else { deadline };
         self.stores.close(stores_end.unwrap_or_else(|| Instant::now() + CLOSE_MAX));
+        // What ends from now on starts no other.
+        self.control.stop_copies();
         self.mover
             .close(deadline.map_or(drain, |deadline| deadline.saturating_duration_since(Instant::now())));
         self.following.give_up();
@@ -341,7 +344,7 @@ pub fn load_status(verdict: Verdict) -> (LoadStatus, Option<Reason>) {
 /// Ends a chunk, when it has ended on the tiers behind too.
 fn go_onward(
     copies: &Arc<Copies>,
-    key: ChunkKey,
+    (key, length): (ChunkKey, u32),
     onward: Onward,
     mut ends: Vec<TierEnd>,
     end: impl FnOnce(Vec<TierEnd>) + Send + 'static,
@@ -351,9 +354,9 @@ fn go_onward(
         let then = Arc::clone(copies);
         let told = move |ended, onward| {
             ends.push(ended);
-            go_onward(&then, key, onward, ends, end);
+            go_onward(&then, (key, length), onward, ends, end);
         };
-        copies.follow(key, tier, Box::new(told));
+        copies.follow(key, length, tier, Box::new(told));
         return;
     }
     end(ends);

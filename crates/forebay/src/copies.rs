@@ -4,6 +4,7 @@
 //! as the control plane lets, and each that ends starts the next.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -25,6 +26,8 @@ pub(crate) struct Copies {
     /// Stores of the same chunk to the same tier wait for a copy as for another store.
     following: Arc<Following>,
     waiting: Mutex<HashMap<(ChunkKey, Tier), Vec<Told>>>,
+    /// Turns that are due: whoever finds none takes them all, so that ends which come at once do not pile up.
+    turns: AtomicUsize,
 }
 
 impl Copies {
@@ -34,11 +37,11 @@ impl Copies {
         following: Arc<Following>,
     ) -> Arc<Self> {
         let (mover, waiting) = (Arc::downgrade(mover), Mutex::default());
-        Arc::new(Self { control, mover, following, waiting })
+        Arc::new(Self { control, mover, following, waiting, turns: AtomicUsize::new(0) })
     }
 
     /// Calls `told` when the copy of a chunk to a tier, which was queued, has ended.
-    pub(crate) fn follow(self: &Arc<Self>, key: ChunkKey, to: Tier, told: Told) {
+    pub(crate) fn follow(self: &Arc<Self>, key: ChunkKey, length: u32, to: Tier, told: Told) {
         let mut waiting = self.waiting.lock();
         if self.control.is_being_copied(&key, to) {
             waiting.entry((key, to)).or_default().push(told);
@@ -47,14 +50,30 @@ impl Copies {
         } else {
             // It has ended between being queued and now.
             drop(waiting);
-            let lost = Reason::Remote("the copy did not succeed".into());
-            let is_there = self.control.is_on(to, &key);
-            told(TierEnd::of(to, (!is_there).then_some(&lost)), Onward::default());
+            let (end, onward) = if self.control.is_on(to, &key) {
+                (TierEnd::of(to, None), self.control.onward_of(to, key, length, None))
+            } else if to == Tier::Disk && self.control.is_being_copied(&key, Tier::Remote) {
+                (TierEnd::refused(to, Reason::Full), Onward::queued(Tier::Remote))
+            } else {
+                (TierEnd::of(to, Some(&Reason::Abandoned)), Onward::default())
+            };
+            told(end, onward);
         }
     }
 
     /// Starts those whose turn it is.
     fn go_on(self: &Arc<Self>) {
+        if self.turns.fetch_add(1, Ordering::AcqRel) > 0 {
+            return;
+        }
+        let mut turns = 1;
+        while turns > 0 {
+            self.start();
+            turns = self.turns.fetch_sub(turns, Ordering::AcqRel) - turns;
+        }
+    }
+
+    fn start(self: &Arc<Self>) {
         while let Some(step) = self.control.next_copy() {
             match (step, self.mover.upgrade()) {
                 (CopyStep::Copy(CopyPlan { from, to }), Some(mover)) => {

@@ -608,6 +608,26 @@ fn a_shared_directory_stays_below_its_bound_with_two_who_write() {
     assert_eq!(remote(&cache).gone, 0);
 }
 
+#[test]
+fn closing_with_thousands_of_copies_waiting_ends_each_and_harms_nothing() {
+    const MANY: usize = 5000;
+    let setup = Setup { chunk_bytes: 4096, ..Setup::new(true) };
+    let keys = prompt(1, MANY);
+    let gated = Gated::shut(&setup.fake);
+    let cache = setup.open_over(gated);
+    let batch = support::begin_store(&cache, &keys, 512);
+    wait_until("all are on disk", || cache.stats().control.disk.stored == MANY as u64);
+    cache.close(Duration::ZERO);
+    for outcome in batch.wait(Some(PATIENCE)).expect("stores end") {
+        let [disk, remote] = &*outcome.tiers else { panic!("two tiers: {outcome:?}") };
+        assert_eq!((disk.tier, disk.status), (Tier::Disk, StoreStatus::Stored), "{outcome:?}");
+        assert!(remote.tier == Tier::Remote && remote.status != StoreStatus::Stored, "{outcome:?}");
+    }
+    drop(cache);
+    let again = Setup { has_remote: false, ..setup };
+    assert_eq!(again.open().lookup(&keys).chunks(), MANY, "nothing was evicted for it");
+}
+
 /// What CPU memory is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cpu {

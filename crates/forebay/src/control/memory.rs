@@ -32,6 +32,8 @@ pub(super) struct MemoryPlane {
 struct State {
     catalog: Catalog,
     closed: bool,
+    /// Chunks still go on from here.
+    sends: bool,
     /// Chunks that wait to be carried on, in order, and what of them is not over.
     outbox: VecDeque<Outgoing>,
     unsettled: HashSet<(ChunkKey, Tier)>,
@@ -81,8 +83,8 @@ pub(super) enum MemoryLookup {
 
 impl State {
     fn send(&mut self, key: &ChunkKey, parent: Option<ChunkKey>, to: Tier) -> bool {
-        if self.closed || self.unsettled.contains(&(*key, to)) {
-            return !self.closed;
+        if !self.sends || self.unsettled.contains(&(*key, to)) {
+            return self.sends;
         }
         let Some(LoadDecision::Read(plan)) = self.catalog.plan_load(&[*key]).pop() else { return false };
         self.unsettled.insert((*key, to));
@@ -103,6 +105,7 @@ impl MemoryPlane {
         let state = State {
             catalog: Catalog::of_memory(limits, config.cache_policy),
             closed: false,
+            sends: true,
             outbox: VecDeque::new(),
             unsettled: HashSet::new(),
             parents: HashMap::new(),
@@ -229,21 +232,26 @@ impl MemoryPlane {
     /// A chunk has come to its end on the tier it was carried to: it may be evicted.
     pub(super) fn settle(&self, from: Ticket, key: &ChunkKey, to: Tier) -> bool {
         let mut state = self.state.lock();
-        let was = state.unsettled.remove(&(*key, to));
-        if was {
+        // The ticket is answered once, whatever else became of the chunk meanwhile.
+        let was_open = state.catalog.release(from);
+        if was_open {
             state.carried -= 1;
+            state.unsettled.remove(&(*key, to));
         }
-        state.catalog.release(from) && was
+        was_open
     }
 
-    /// A chunk is to go to another tier than it was carried to, before all others.
+    /// A chunk is to go to another tier than it was carried to, before all others, unless it is on its way there.
     pub(super) fn send_elsewhere(&self, outgoing: Outgoing, to: Tier) {
         let mut state = self.state.lock();
         let key = outgoing.from.record.key;
         state.carried -= 1;
         state.unsettled.remove(&(key, outgoing.to));
-        state.unsettled.insert((key, to));
-        state.outbox.push_front(Outgoing { to, ..outgoing });
+        if state.unsettled.insert((key, to)) {
+            state.outbox.push_front(Outgoing { to, ..outgoing });
+        } else {
+            state.catalog.release(outgoing.from.ticket);
+        }
     }
 
     /// Whether a chunk is on its way to this tier.
@@ -272,8 +280,14 @@ impl MemoryPlane {
 
     /// Takes no more plans and lets go of what waits.
     pub(super) fn close(&self) {
+        self.stop_sending();
+        self.state.lock().closed = true;
+    }
+
+    /// Sends nothing on any more, and lets go of what waits.
+    pub(super) fn stop_sending(&self) {
         let mut state = self.state.lock();
-        state.closed = true;
+        state.sends = false;
         for Outgoing { from, to, .. } in std::mem::take(&mut state.outbox) {
             state.unsettled.remove(&(from.record.key, to));
             state.catalog.release(from.ticket);
@@ -285,4 +299,61 @@ impl MemoryPlane {
 fn of_memory(mut plan: Plan) -> Plan {
     plan.record.drive = MEMORY;
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Value;
+
+    fn plane() -> MemoryPlane {
+        let config = Config::from_values([
+            ("local_disk", Value::from("/nowhere")),
+            ("max_local_disk_size", Value::from(1.0)),
+            ("max_local_cpu_size", Value::from(0.125)),
+        ]);
+        MemoryPlane::of(&config.unwrap().config, 4096).expect("there is room")
+    }
+
+    fn store(plane: &MemoryPlane, key: ChunkKey) {
+        let Some(MemoryStore::Write(plan)) = plane.plan_store(&[(key, 4096)], None).pop() else {
+            panic!("there is room")
+        };
+        assert_eq!(plane.finish_store(plan.ticket, true, Some(Tier::Disk)), Some(true));
+    }
+
+    #[test]
+    fn a_chunk_that_is_sent_on_twice_is_carried_once_and_the_next_ones_too() {
+        let plane = plane();
+        for number in 0..3 * u8::try_from(ONWARD_MAX).unwrap() {
+            let key = ChunkKey::new([number + 1; 32]);
+            store(&plane, key);
+            // The disk does not take it, so it is to go to the remote store; meanwhile it is stored again.
+            plane.send_elsewhere(plane.next_outgoing().expect("its turn"), Tier::Remote);
+            assert!(plane.send(&key, None, Tier::Disk));
+            assert!(plane.send(&key, None, Tier::Disk), "it is on its way");
+            let first = plane.next_outgoing().expect("to the remote store");
+            let second = plane.next_outgoing().expect("to the disk");
+            assert_eq!((first.to, second.to), (Tier::Remote, Tier::Disk));
+            plane.send_elsewhere(second, Tier::Remote);
+            assert!(plane.next_outgoing().is_none(), "it is on its way there");
+            assert!(plane.settle(first.from.ticket, &key, Tier::Remote));
+            assert!(!plane.settle(first.from.ticket, &key, Tier::Remote), "once");
+            assert_eq!((plane.stats().outgoing, plane.stats().open_tickets), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_waits_is_let_go_of_when_nothing_is_sent_any_more() {
+        let plane = plane();
+        let keys: Vec<ChunkKey> = (1..20).map(|byte| ChunkKey::new([byte; 32])).collect();
+        keys.iter().for_each(|key| store(&plane, *key));
+        let carried = plane.next_outgoing().expect("its turn");
+        plane.stop_sending();
+        assert!(plane.next_outgoing().is_none());
+        assert!(!plane.send(&keys[3], None, Tier::Disk));
+        assert_eq!((plane.stats().outgoing, plane.stats().open_tickets), (1, 1));
+        assert!(plane.settle(carried.from.ticket, &carried.from.record.key, Tier::Disk));
+        assert_eq!((plane.stats().outgoing, plane.stats().open_tickets), (0, 0));
+    }
 }

@@ -602,6 +602,12 @@ impl ControlPlane {
         self.disk.as_ref().map_or(&[], DiskPlane::data_paths)
     }
 
+    /// Lets no more chunks be copied, and forgets those that wait.
+    pub fn stop_copies(&self) {
+        self.memory.iter().for_each(MemoryPlane::stop_sending);
+        self.remote.iter().for_each(RemotePlane::stop_copies);
+    }
+
     /// Takes no more plans, writes a checkpoint, ends the thread and gives the directories back. Outcomes of open plans
     /// are still taken; while a write is open the directories stay this one's, until the last who uses them is gone.
     pub fn close(&self) {
@@ -616,7 +622,7 @@ impl Onward {
         Self { ended: vec![end], queued: None }
     }
 
-    fn queued(tier: Tier) -> Self {
+    pub(crate) fn queued(tier: Tier) -> Self {
         Self { ended: Vec::new(), queued: Some(tier) }
     }
 }

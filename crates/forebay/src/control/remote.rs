@@ -62,6 +62,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     closed: bool,
+    /// Chunks are not copied here any more.
+    takes_no_copies: bool,
     known: Known,
     /// First chunks of the fronts that are being asked for.
     asked: HashSet<ChunkKey>,
@@ -341,7 +343,9 @@ impl RemotePlane {
             return None;
         }
         let Open { key, what } = state.open.remove(&ticket)?;
-        state.storing.remove(&key);
+        if state.storing.get(&key) == Some(&ticket) {
+            state.storing.remove(&key);
+        }
         if what == What::Copy {
             state.copying -= 1;
         }
@@ -393,7 +397,7 @@ impl RemotePlane {
     pub(super) fn offer(&self, key: ChunkKey, length: u32) -> Offered {
         let shared = &self.shared;
         let mut state = shared.state.lock();
-        if state.closed {
+        if state.takes_no_copies {
             return Offered::Refused(Reason::Closed);
         }
         if state.known.get(&key, Instant::now()) == Some(true) {
@@ -462,11 +466,17 @@ impl RemotePlane {
 
     /// Takes no more plans and forgets what waits to be copied.
     pub(super) fn close(&self) {
+        self.stop_copies();
+        self.shared.state.lock().closed = true;
+        self.shared.answered.notify_all();
+    }
+
+    /// Takes no more copies and forgets what waits to be copied.
+    pub(super) fn stop_copies(&self) {
         let mut state = self.shared.state.lock();
-        state.closed = true;
+        state.takes_no_copies = true;
         state.queued.clear();
         state.outbox.clear();
-        self.shared.answered.notify_all();
     }
 }
 

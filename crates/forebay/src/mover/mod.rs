@@ -14,7 +14,8 @@
 //!
 //! Threads: `forebay-stores` checksums and copies out of engine memory, `forebay-loads` hands reads to the I/O engine, whose
 //! threads check and copy into it; `forebay-watch` gives up loads that a device does not answer; `forebay-copies` brings
-//! chunks from one tier to the next, and `forebay-recalls` loads from the memory tier, where there are such.
+//! chunks from disk to the remote store, `forebay-carries` from memory to the tier behind, and `forebay-recalls` loads
+//! from memory, where there are such.
 //!
 //! How often the processor passes over a byte: once, piece by piece, for the checksum and the copy together. Since few
 //! parts are under way at a time, one that arrives is still in the cache when it is passed over, and one that goes is
@@ -121,6 +122,8 @@ struct Shared {
     loads: JobQueue<LoadJob>,
     /// Stores of chunks that are on another tier.
     copies: JobQueue<StoreJob>,
+    /// The same of chunks in memory: what waits for another tier must not hold them up.
+    carries: JobQueue<StoreJob>,
     /// Loads from the memory tier.
     recalls: JobQueue<LoadJob>,
     memory: Option<Arc<MemoryTier>>,
@@ -174,6 +177,7 @@ impl Mover {
             engine,
             memory: MemoryTier::new(config.memory_tier_bytes(chunk_bytes))?,
             recalls: JobQueue::new(config.max_queued_chunks as usize),
+            carries: JobQueue::new(config.max_queued_chunks as usize),
             remote: remote.transpose()?,
             has_disk: !config.local_disk.is_empty(),
             copies: JobQueue::new(config.max_queued_chunks as usize),
@@ -196,14 +200,17 @@ impl Mover {
         let shared = Arc::clone(&mover.shared);
         // It only asks the drive.
         mover.pumps.spawn_prompt("forebay-loads".into(), move || shared.pump(&shared.loads, Shared::load))?;
-        let has_memory = mover.shared.memory.is_some();
-        if has_memory {
+        if mover.shared.memory.is_some() {
             let shared = Arc::clone(&mover.shared);
             mover
                 .pumps
                 .spawn("forebay-recalls".into(), move || shared.pump(&shared.recalls, Shared::recall))?;
+            let shared = Arc::clone(&mover.shared);
+            mover
+                .pumps
+                .spawn("forebay-carries".into(), move || shared.pump(&shared.carries, Shared::copy))?;
         }
-        if has_memory || (mover.shared.remote.is_some() && !config.local_disk.is_empty()) {
+        if mover.shared.remote.is_some() && !config.local_disk.is_empty() {
             let shared = Arc::clone(&mover.shared);
             mover.pumps.spawn("forebay-copies".into(), move || shared.pump(&shared.copies, Shared::copy))?;
         }
@@ -232,8 +239,13 @@ impl Mover {
         match self.shared.source_of(&from.record) {
             Ok(source) => {
                 let batch = Batch::<()>::new(1);
+                let shared = &self.shared;
+                let queue = match from.record.tier() {
+                    Tier::Memory => &shared.carries,
+                    Tier::Disk | Tier::Remote => &shared.copies,
+                };
                 let answer = move |to, verdict| answer(from, to, verdict);
-                self.shared.take(&self.shared.copies, Job::new(&batch, to, source, answer));
+                shared.take(queue, Job::new(&batch, to, source, answer));
             }
             Err(reason) => answer(from, to, Err(reason)),
         }
@@ -269,7 +281,7 @@ impl Mover {
             read_bytes: read(&shared.counters.read_bytes),
             queued_stores: shared.stores.len() as u64,
             queued_loads: (shared.loads.len() + shared.recalls.len()) as u64,
-            queued_copies: shared.copies.len() as u64,
+            queued_copies: (shared.copies.len() + shared.carries.len()) as u64,
             busy: read(&shared.counters.busy),
             corrupt: read(&shared.counters.corrupt),
             io_errors: read(&shared.counters.io_errors),
@@ -296,6 +308,7 @@ impl Mover {
         shared.loads.close();
         shared.copies.close();
         shared.recalls.close();
+        shared.carries.close();
         // Pumps end when their queues are empty; past the deadline they find the buffer closed and empty the queues
         // without moving anything.
         shared.staging.close_at(Instant::now() + drain);
@@ -305,6 +318,7 @@ impl Mover {
         shared.loads.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
         shared.copies.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
         shared.recalls.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
+        shared.carries.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
         if let Some(remote) = &shared.remote {
             remote.shutdown(Instant::now() + JOIN_PATIENCE);
         }
