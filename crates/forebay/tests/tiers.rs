@@ -504,11 +504,12 @@ fn a_damaged_chunk_that_is_stored_anew_is_not_removed_afterwards() {
 
     let gated = Gated::new(&setup.fake, true);
     let cache = setup.open_over(gated.clone());
-    assert_eq!(load(&cache, &keys, CHUNK)[0].0.status, LoadStatus::Miss);
-    let batch = support::begin_store(&cache, &keys, CHUNK);
-    assert!(batch.wait(Some(Duration::from_millis(100))).is_none(), "it would be removed");
+    let buffer = Arc::new(parking_lot::Mutex::new(vec![0; CHUNK]));
+    let batch = cache.load(vec![(keys[0], Box::new(buffer))], None);
+    assert!(batch.wait(Some(Duration::from_millis(100))).is_none(), "told before it is removed");
     gated.open();
-    assert_eq!(batch.wait(Some(PATIENCE)).expect("it ends")[0].status, StoreStatus::Stored);
+    assert_eq!(batch.wait(Some(PATIENCE)).expect("it ends")[0].status, LoadStatus::Miss);
+    assert_eq!(support::store(&cache, &keys, CHUNK)[0].status, StoreStatus::Stored);
     assert_eq!(support::count_right(&cache, &keys, CHUNK), 1);
     support::assert_nothing_leaked(&cache);
 }

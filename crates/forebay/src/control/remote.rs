@@ -213,12 +213,6 @@ impl Shared {
     fn absent(&self, state: &mut State, key: ChunkKey, for_at_most: Duration) {
         state.known.set(key, false, Instant::now() + self.remember.min(for_at_most));
     }
-
-    /// Removes the end of a chunk that cannot be loaded: it would be found again by everybody. Whoever stores the chunk
-    /// next puts a sound one in its place.
-    fn remove(&self, key: &ChunkKey) {
-        self.client.remove_later(self.names.end(key));
-    }
 }
 
 impl RemotePlane {
@@ -374,15 +368,10 @@ impl RemotePlane {
             (LoadStatus::Miss, Some(Reason::NotThere)) => {
                 add(&shared.counters.gone, 1);
                 shared.absent(&mut state, key, ABSENT);
-                drop(state);
-                // If it is one of its parts that has gone, its end is still there.
-                shared.remove(&key);
             }
             (LoadStatus::Miss, _) => {
                 add(&shared.counters.corrupt, 1);
                 shared.absent(&mut state, key, ABSENT);
-                drop(state);
-                shared.remove(&key);
             }
             (LoadStatus::Failed, Some(Reason::Remote(_) | Reason::TimedOut)) => {
                 add(&shared.counters.load_failed, 1);

@@ -270,6 +270,12 @@ impl Loading {
             unsafe { kept.seal(verdict.is_ok()) };
         }
         shared.counters.loaded(record.length, &verdict);
-        open.answer(verdict);
+        match (shared.remote_of(&record), &verdict) {
+            // If one of its parts has gone, its end may still be there.
+            (Ok(Some(remote)), Err(Reason::Corrupt(_) | Reason::NotThere)) => {
+                remote.remove(&record.key, Box::new(move || open.answer(verdict)));
+            }
+            _ => open.answer(verdict),
+        }
     }
 }

@@ -5,7 +5,6 @@
 //!
 //! Assumes: requests are polled by this client's threads ([`Client::spawn`]), since connections live there.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -13,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::layers::bounded::{Bounded, BoundedStats};
@@ -87,7 +85,6 @@ pub struct Client {
     handle: Handle,
     runtime: Mutex<Option<Runtime>>,
     tasks: Arc<Tasks>,
-    removals: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// The shared directory that this keeps below a capacity, if that is what the store is.
     kept: Option<Arc<Kept>>,
 }
@@ -105,23 +102,6 @@ pub struct ClientStats {
     pub timeout: TimeoutStats,
     /// Tries under way.
     pub bounded: BoundedStats,
-}
-
-/// An object that is being removed; when this is dropped that is over, however it went.
-struct Removal {
-    client: Arc<Client>,
-    name: String,
-    over: Arc<Semaphore>,
-}
-
-impl Drop for Removal {
-    fn drop(&mut self) {
-        let mut removals = self.client.removals.lock();
-        if removals.get(&self.name).is_some_and(|over| Arc::ptr_eq(over, &self.over)) {
-            removals.remove(&self.name);
-        }
-        self.over.close();
-    }
 }
 
 /// The tasks that were spawned and have not ended.
@@ -265,7 +245,6 @@ impl Client {
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
             tasks: Arc::default(),
-            removals: Mutex::default(),
             kept,
         })
     }
@@ -310,28 +289,6 @@ impl Client {
             let _ = tell.send(request.await);
         });
         told.recv().unwrap_or_else(|_| Err(Fault::Unavailable("the request was given up".into())))
-    }
-
-    /// Removes an object some time later. Who waits with [`Self::removed`] before putting another one of that name does
-    /// not lose it.
-    pub(crate) fn remove_later(self: &Arc<Self>, name: String) {
-        let over = Arc::new(Semaphore::new(0));
-        let removal = Removal { client: Arc::clone(self), name: name.clone(), over: Arc::clone(&over) };
-        if self.removals.lock().insert(name, over).is_some() {
-            tracing::debug!("an object is removed twice at a time");
-        }
-        self.spawn(async move {
-            let _ = removal.client.objects.remove(&removal.name).await;
-        });
-    }
-
-    /// Waits until what is to be removed under this name is.
-    pub(crate) async fn removed(&self, name: &str) {
-        let removal = self.removals.lock().get(name).cloned();
-        if let Some(over) = removal {
-            // It is closed when it is over.
-            let _ = over.acquire().await;
-        }
     }
 
     /// What it did so far.

@@ -72,6 +72,19 @@ impl RemoteEngine {
         });
     }
 
+    /// Removes the end of a chunk that cannot be loaded, and calls `then`: it would be found again by everybody. Whoever
+    /// is told after that can store the chunk anew.
+    pub(crate) fn remove(&self, key: &ChunkKey, then: Box<dyn FnOnce() + Send>) {
+        let name = self.names.end(key);
+        let (client, ends) = (Arc::clone(&self.client), Arc::clone(&self.ends));
+        self.client.spawn(async move {
+            if let Err(fault) = client.objects().remove(&name).await {
+                tracing::debug!(%fault, "a chunk that cannot be loaded was not removed");
+            }
+            tell(&ends, then);
+        });
+    }
+
     /// Ends the threads once all that was begun has been told, at the latest by `deadline`.
     pub(crate) fn shutdown(&self, deadline: Instant) {
         self.client.shutdown(deadline);
@@ -83,7 +96,6 @@ impl RemoteEngine {
         let (client, ends) = (Arc::clone(&self.client), Arc::clone(&self.ends));
         let bytes = Bytes::from_owner(Filled { lease, len });
         self.client.spawn(async move {
-            client.removed(&name).await;
             let outcome = client.objects().put(&name, bytes).await;
             tell(&ends, Box::new(move || put(outcome)));
         });
