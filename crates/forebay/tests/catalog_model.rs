@@ -4,8 +4,12 @@
 //! which. It does not know how the catalog picks what it evicts, only what must never be picked. The order of
 //! eviction has tests of its own, on histories simple enough for a list to tell the answer.
 
+#[path = "support/catalogs.rs"]
+mod catalogs;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use catalogs::{LENGTH, keys_of, read, store, used};
 use forebay::ChunkKey;
 use forebay::catalog::{
     BLOCK_BYTES, CachePolicy, Catalog, ChunkRecord, DriveBlocks, Entry, LoadDecision, LookupDecision, Plan,
@@ -587,9 +591,6 @@ proptest! {
     }
 }
 
-/// Bytes of the chunks below: two blocks each, trailer included.
-const LENGTH: u32 = BLOCK;
-
 /// A catalog with room for `chunks` chunks of [`LENGTH`].
 fn catalog_of(chunks: u32) -> Catalog {
     Catalog::new(
@@ -597,50 +598,6 @@ fn catalog_of(chunks: u32) -> Catalog {
         CachePolicy::Lru,
         1,
     )
-}
-
-/// Stores chunks and commits them at once; gives the keys that were evicted for them, in order.
-fn store(catalog: &mut Catalog, keys: &[ChunkKey], parent: Option<ChunkKey>) -> Vec<ChunkKey> {
-    let chunks: Vec<(ChunkKey, u32)> = keys.iter().map(|&key| (key, LENGTH)).collect();
-    let mut removed = Vec::new();
-    for decision in catalog.plan_store(&chunks, parent, 0, &mut removed) {
-        match decision {
-            StoreDecision::Write(plan) => assert!(catalog.commit(plan.ticket)),
-            StoreDecision::Present => {}
-            other => panic!("{other:?} where there is room"),
-        }
-    }
-    keys_of(&removed)
-}
-
-fn keys_of(removed: &[Entry]) -> Vec<ChunkKey> {
-    removed
-        .iter()
-        .map(|entry| match entry {
-            Entry::Remove(key, _) => *key,
-            Entry::Put(_) => panic!("an eviction is a removal"),
-        })
-        .collect()
-}
-
-/// Looks up and lets go again.
-fn used(catalog: &mut Catalog, keys: &[ChunkKey]) -> usize {
-    match catalog.lookup(keys) {
-        LookupDecision::Hit { chunks, ticket } => {
-            assert!(catalog.release(ticket));
-            chunks
-        }
-        LookupDecision::Miss => 0,
-        other => panic!("{other:?} while nothing is under way"),
-    }
-}
-
-/// Pins a chunk by a read of it.
-fn read(catalog: &mut Catalog, key: ChunkKey) -> Ticket {
-    match catalog.plan_load(&[key]).remove(0) {
-        LoadDecision::Read(plan) => plan.ticket,
-        LoadDecision::Miss | LoadDecision::Busy => panic!("{key:?} is not to be read"),
-    }
 }
 
 fn write(catalog: &mut Catalog, keys: &[ChunkKey], parent: Option<ChunkKey>) -> Vec<Ticket> {

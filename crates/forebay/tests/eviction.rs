@@ -2,19 +2,18 @@
 //! prompts, pins and restarts come in. That of the least recently used has its model in `catalog_model.rs`; what no
 //! policy may do is tested there too.
 
+#[path = "support/catalogs.rs"]
+mod catalogs;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use catalogs::{read, used};
 use forebay::ChunkKey;
-use forebay::catalog::{
-    CachePolicy, Catalog, ChunkRecord, Entry, Limits, LoadDecision, LookupDecision, StoreDecision, Ticket,
-};
+use forebay::catalog::{CachePolicy, Catalog, ChunkRecord, Limits};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rustix::time::{ClockId, clock_gettime};
-
-/// Bytes of a chunk: two blocks each, trailer included.
-const LENGTH: u32 = 4096;
 
 fn catalog_of(chunks: u32, policy: CachePolicy) -> Catalog {
     let limits = Limits { blocks: (2 * chunks).into(), chunks_max: u32::MAX, tickets_max: 1000 };
@@ -34,45 +33,8 @@ fn keys(numbers: impl IntoIterator<Item = u32>) -> Vec<ChunkKey> {
     numbers.into_iter().map(key).collect()
 }
 
-/// Stores a piece of a prompt; gives what was evicted for it, in order.
-fn store_after(catalog: &mut Catalog, parent: Option<ChunkKey>, keys: &[ChunkKey]) -> Vec<ChunkKey> {
-    let chunks: Vec<(ChunkKey, u32)> = keys.iter().map(|&key| (key, LENGTH)).collect();
-    let mut removed = Vec::new();
-    for decision in catalog.plan_store(&chunks, parent, 0, &mut removed) {
-        match decision {
-            StoreDecision::Write(plan) => assert!(catalog.commit(plan.ticket)),
-            StoreDecision::Present => {}
-            other => panic!("{other:?} where there is room"),
-        }
-    }
-    let key_of = |entry: &Entry| match entry {
-        Entry::Remove(key, _) => *key,
-        Entry::Put(_) => panic!("an eviction is a removal"),
-    };
-    removed.iter().map(key_of).collect()
-}
-
 fn store(catalog: &mut Catalog, keys: &[ChunkKey]) -> Vec<ChunkKey> {
-    store_after(catalog, None, keys)
-}
-
-/// Looks a prompt up and lets it go; gives how many of its chunks were there.
-fn used(catalog: &mut Catalog, keys: &[ChunkKey]) -> usize {
-    match catalog.lookup(keys) {
-        LookupDecision::Hit { chunks, ticket } => {
-            assert!(catalog.release(ticket));
-            chunks
-        }
-        LookupDecision::Miss => 0,
-        other => panic!("{other:?} while nothing is under way"),
-    }
-}
-
-fn read(catalog: &mut Catalog, key: ChunkKey) -> Ticket {
-    match catalog.plan_load(&[key]).remove(0) {
-        LoadDecision::Read(plan) => plan.ticket,
-        other => panic!("{other:?}"),
-    }
+    catalogs::store(catalog, keys, None)
 }
 
 fn order(catalog: &Catalog) -> Vec<ChunkKey> {
@@ -300,7 +262,7 @@ fn of_a_prompt_equally_old_throughout_the_deepest_chunk_goes_first() {
             let chain = keys(0..20);
             let mut parent = None;
             for piece in chain.chunks(piece) {
-                assert_eq!(store_after(&mut catalog, parent, piece), []);
+                assert_eq!(catalogs::store(&mut catalog, piece, parent), []);
                 parent = piece.last().copied();
             }
             let from_its_end: Vec<ChunkKey> = chain.iter().rev().copied().collect();
@@ -466,7 +428,7 @@ fn beside(policy: CachePolicy, kept: u32) -> Duration {
     let chain = keys(0..kept);
     let mut parent = None;
     for piece in chain.chunks(1000) {
-        store_after(&mut catalog, parent, piece);
+        catalogs::store(&mut catalog, piece, parent);
         parent = piece.last().copied();
     }
     let _in_use = read(&mut catalog, chain[chain.len() - 1]);

@@ -1,6 +1,7 @@
 //! The answer to a lookup, and the pins that come with a hit.
 
 use super::{disk, memory};
+use crate::catalog::{LookupDecision, Ticket};
 
 /// The answer to a lookup: four things that must not be taken for each other.
 #[derive(Debug)]
@@ -40,6 +41,48 @@ impl Lookup {
 pub struct Hit {
     pub(super) chunks: usize,
     pub(super) _pins: Pins,
+}
+
+/// How much of a prompt is on one tier; `P` keeps it there.
+pub(super) enum TierLookup<P> {
+    Hit(usize, P),
+    Miss,
+    Pending,
+    Busy,
+}
+
+/// Why a prompt may be there though it was not found.
+#[derive(Default)]
+pub(super) struct Unsure {
+    /// Its first chunk is being written.
+    pub(super) is_written: bool,
+    pub(super) is_busy: bool,
+}
+
+impl<P> TierLookup<P> {
+    /// A catalog's decision, with what `pin` makes of the ticket of a hit.
+    pub(super) fn of(decision: LookupDecision, pin: impl FnOnce(Ticket) -> P) -> Self {
+        match decision {
+            LookupDecision::Hit { chunks, ticket } => Self::Hit(chunks, pin(ticket)),
+            LookupDecision::Miss => Self::Miss,
+            LookupDecision::Pending => Self::Pending,
+            LookupDecision::Busy => Self::Busy,
+        }
+    }
+
+    /// Chunks that were found; keeps what pins them, or notes why it cannot be told.
+    pub(super) fn note(self, pins: &mut Vec<P>, unsure: &mut Unsure) -> usize {
+        match self {
+            Self::Hit(chunks, pin) => {
+                pins.push(pin);
+                return chunks;
+            }
+            Self::Miss => {}
+            Self::Pending => unsure.is_written = true,
+            Self::Busy => unsure.is_busy = true,
+        }
+        0
+    }
 }
 
 /// What keeps chunks from being evicted.

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::disk::now_ms;
+use super::lookup::TierLookup;
+use super::plans::TierStore;
 use super::stats::MemoryStats;
 use crate::catalog::{
-    BLOCK_BYTES, Catalog, DriveBlocks, Limits, LoadDecision, LookupDecision, MEMORY, Plan, StoreDecision,
-    Ticket,
+    BLOCK_BYTES, Catalog, DriveBlocks, Limits, LoadDecision, MEMORY, Plan, StoreDecision, Ticket,
 };
 use crate::config::Config;
 use crate::key::ChunkKey;
-use crate::outcome::{LoadStatus, Tier};
+use crate::outcome::{LoadStatus, Reason, Tier};
 
 /// Tickets that may be open at once.
 const TICKETS_MAX: u32 = 1 << 20;
@@ -52,15 +53,6 @@ pub(super) struct Outgoing {
     pub(super) to: Tier,
 }
 
-/// What becomes of a chunk that is to be stored here.
-pub(super) enum MemoryStore {
-    Write(Plan),
-    Present,
-    InFlight(Ticket),
-    /// There is no room now.
-    NoRoom,
-}
-
 /// Keeps chunks from being evicted.
 pub(super) struct Pin {
     ticket: Ticket,
@@ -71,14 +63,6 @@ impl Drop for Pin {
     fn drop(&mut self) {
         self.state.lock().catalog.release(self.ticket);
     }
-}
-
-/// How much of a prompt is here.
-pub(super) enum MemoryLookup {
-    Hit(usize, Pin),
-    Miss,
-    Pending,
-    Busy,
 }
 
 impl State {
@@ -114,30 +98,19 @@ impl MemoryPlane {
         Some(Self { state: Arc::new(Mutex::new(state)) })
     }
 
-    pub(super) fn lookup(&self, keys: &[ChunkKey]) -> MemoryLookup {
+    pub(super) fn lookup(&self, keys: &[ChunkKey]) -> TierLookup<Pin> {
         let mut state = self.state.lock();
         if state.closed {
-            return MemoryLookup::Busy;
+            return TierLookup::Busy;
         }
-        match state.catalog.lookup(keys) {
-            LookupDecision::Hit { chunks, ticket } => {
-                MemoryLookup::Hit(chunks, Pin { ticket, state: Arc::clone(&self.state) })
-            }
-            LookupDecision::Miss => MemoryLookup::Miss,
-            LookupDecision::Pending => MemoryLookup::Pending,
-            LookupDecision::Busy => MemoryLookup::Busy,
-        }
+        TierLookup::of(state.catalog.lookup(keys), |ticket| Pin { ticket, state: Arc::clone(&self.state) })
     }
 
     /// Plans the store of consecutive chunks, as the disk does.
-    pub(super) fn plan_store(
-        &self,
-        chunks: &[(ChunkKey, u32)],
-        parent: Option<ChunkKey>,
-    ) -> Vec<MemoryStore> {
+    pub(super) fn plan_store(&self, chunks: &[(ChunkKey, u32)], parent: Option<ChunkKey>) -> Vec<TierStore> {
         let mut state = self.state.lock();
         if state.closed {
-            return chunks.iter().map(|_| MemoryStore::NoRoom).collect();
+            return chunks.iter().map(|_| TierStore::Refused(Reason::Closed)).collect();
         }
         let decisions = state.catalog.plan_store(chunks, parent, now_ms(), &mut Vec::new());
         let mut before = parent;
@@ -146,11 +119,9 @@ impl MemoryPlane {
             match decision {
                 StoreDecision::Write(plan) => {
                     state.parents.extend(parent.map(|parent| (plan.ticket, parent)));
-                    MemoryStore::Write(of_memory(plan))
+                    TierStore::Write(of_memory(plan))
                 }
-                StoreDecision::Present => MemoryStore::Present,
-                StoreDecision::InFlight(ticket) => MemoryStore::InFlight(ticket),
-                StoreDecision::Full | StoreDecision::Busy => MemoryStore::NoRoom,
+                decision => decision.into(),
             }
         };
         decisions.into_iter().zip(chunks).map(decide).collect()
@@ -164,7 +135,7 @@ impl MemoryPlane {
         parent: Option<ChunkKey>,
     ) -> Option<Plan> {
         match self.plan_store(&[(key, length)], parent).pop() {
-            Some(MemoryStore::Write(plan)) => Some(plan),
+            Some(TierStore::Write(plan)) => Some(plan),
             _ => None,
         }
     }
@@ -316,7 +287,7 @@ mod tests {
     }
 
     fn store(plane: &MemoryPlane, key: ChunkKey) {
-        let Some(MemoryStore::Write(plan)) = plane.plan_store(&[(key, 4096)], None).pop() else {
+        let Some(TierStore::Write(plan)) = plane.plan_store(&[(key, 4096)], None).pop() else {
             panic!("there is room")
         };
         assert_eq!(plane.finish_store(plan.ticket, true, Some(Tier::Disk)), Some(true));

@@ -15,6 +15,7 @@
 mod disk;
 mod lookup;
 mod memory;
+mod plans;
 mod remote;
 mod sightings;
 mod stats;
@@ -23,12 +24,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use disk::{DiskLookup, DiskPlane, DiskStore};
-use lookup::Pins;
+use disk::DiskPlane;
 pub use lookup::{Hit, Lookup};
-use memory::{MemoryLookup, MemoryPlane, MemoryStore, Outgoing};
+use lookup::{Pins, Unsure};
+use memory::{MemoryPlane, Outgoing};
+use plans::TierStore;
+pub use plans::{CopyPlan, CopyStep, LoadPlan, Onward, StorePlan};
 pub use remote::RemoteStats;
-use remote::{Front, Offered, RemotePlane, RemoteStore};
+use remote::{Front, RemotePlane};
 use sightings::Sightings;
 pub use stats::{ControlStats, DiskStats, MemoryStats};
 use stats::{Counters, add, read};
@@ -49,60 +52,6 @@ pub struct ControlPlane {
     store_to: StoreTo,
     sightings: Sightings,
     counters: Counters,
-}
-
-/// What becomes of a chunk that is to be stored.
-#[derive(Debug)]
-pub enum StorePlan {
-    /// To be written, and reported with [`ControlPlane::finish_store`].
-    Write {
-        /// Where.
-        plan: Plan,
-        /// Why it does not go to disk, if it was meant to and goes to the remote store right away.
-        not_on_disk: Option<Reason>,
-    },
-    /// There already: the tiers on which it has ended are these, and there may be others behind.
-    Present(Onward),
-    /// Another store of it is under way, under this ticket.
-    InFlight(Ticket),
-    /// Not to be stored now.
-    Refused(Reason),
-}
-
-/// What becomes of a chunk on the tiers behind one where it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Onward {
-    /// Tiers on which it has ended.
-    pub ended: Vec<TierEnd>,
-    /// The tier that it waits to be copied to: see [`ControlPlane::next_copy`].
-    pub queued: Option<Tier>,
-}
-
-/// A chunk to be copied from one tier to another. Both plans are answered by one [`ControlPlane::finish_copy`].
-#[derive(Debug)]
-pub struct CopyPlan {
-    /// What is to be read.
-    pub from: Plan,
-    /// What is to be written.
-    pub to: Plan,
-}
-
-/// What is next among the chunks that wait to be copied.
-#[derive(Debug)]
-pub enum CopyStep {
-    /// To be copied.
-    Copy(CopyPlan),
-    /// It has come to its end on a tier without that.
-    Ended(ChunkKey, TierEnd, Onward),
-}
-
-/// A chunk to be loaded.
-#[derive(Debug, PartialEq, Eq)]
-pub struct LoadPlan {
-    /// What is to be read, and reported with [`ControlPlane::finish_load`].
-    pub read: Plan,
-    /// Where in the memory tier it is to be kept besides, reported with [`ControlPlane::finish_write_back`].
-    pub write_back: Option<Plan>,
 }
 
 impl ControlPlane {
@@ -194,31 +143,15 @@ impl ControlPlane {
     /// Each tier goes on where the one before it ends, until none of them does.
     fn find_in_tiers(&self, keys: &[ChunkKey], settle: bool) -> (Lookup, bool) {
         let mut pins = Pins::default();
+        let mut unsure = Unsure::default();
         let mut chunks = 0;
-        let (mut is_written, mut is_busy) = (false, false);
         loop {
             let before = chunks;
             if let Some(memory) = &self.memory {
-                match memory.lookup(&keys[chunks..]) {
-                    MemoryLookup::Hit(more, pin) => {
-                        chunks += more;
-                        pins.memory.push(pin);
-                    }
-                    MemoryLookup::Miss => {}
-                    MemoryLookup::Pending => is_written = true,
-                    MemoryLookup::Busy => is_busy = true,
-                }
+                chunks += memory.lookup(&keys[chunks..]).note(&mut pins.memory, &mut unsure);
             }
             if let Some(disk) = self.disk.as_ref().filter(|_| chunks < keys.len()) {
-                match disk.lookup(&keys[chunks..]) {
-                    DiskLookup::Hit(more, pin) => {
-                        chunks += more;
-                        pins.disk.push(pin);
-                    }
-                    DiskLookup::Miss => {}
-                    DiskLookup::Pending => is_written = true,
-                    DiskLookup::Busy => is_busy = true,
-                }
+                chunks += disk.lookup(&keys[chunks..]).note(&mut pins.disk, &mut unsure);
             }
             if let Some(remote) = self.remote.as_ref().filter(|_| chunks < keys.len()) {
                 match remote.front(&keys[chunks..], settle) {
@@ -232,8 +165,8 @@ impl ControlPlane {
             }
         }
         let found = match chunks {
-            0 if is_written => Lookup::Pending,
-            0 if is_busy => Lookup::Busy,
+            0 if unsure.is_written => Lookup::Pending,
+            0 if unsure.is_busy => Lookup::Busy,
             0 => Lookup::Miss,
             _ => Lookup::Hit(Hit { chunks, _pins: pins }),
         };
@@ -268,15 +201,13 @@ impl ControlPlane {
         parent: Option<ChunkKey>,
     ) -> Vec<StorePlan> {
         let mut before = parent;
-        let plan = |(decision, &(key, length)): (MemoryStore, &(ChunkKey, u32))| {
+        let plan = |(decision, &(key, length)): (TierStore, &(ChunkKey, u32))| {
             let parent = before.replace(key);
             match decision {
-                MemoryStore::Write(plan) => StorePlan::Write { plan, not_on_disk: None },
-                MemoryStore::Present => {
-                    StorePlan::Present(self.present_on(Tier::Memory, key, length, parent))
-                }
-                MemoryStore::InFlight(ticket) => StorePlan::InFlight(ticket),
-                MemoryStore::NoRoom => self
+                TierStore::Write(plan) => StorePlan::Write { plan, not_on_disk: None },
+                TierStore::Present => StorePlan::Present(self.present_on(Tier::Memory, key, length, parent)),
+                TierStore::InFlight(ticket) => StorePlan::InFlight(ticket),
+                TierStore::Refused(_) => self
                     .plan_store_behind(&[(key, length)], parent)
                     .pop()
                     .unwrap_or(StorePlan::Refused(Reason::Full)),
@@ -290,14 +221,14 @@ impl ControlPlane {
         let Some(disk) = self.disk.as_ref().filter(|_| self.store_to.disk) else {
             return chunks.iter().map(|&(key, length)| self.plan_remote_store(key, length, None)).collect();
         };
-        let plan = |(&(key, length), plan): (&(ChunkKey, u32), DiskStore)| match plan {
-            DiskStore::Write(plan) => StorePlan::Write { plan, not_on_disk: None },
-            DiskStore::Present => StorePlan::Present(self.present_on(Tier::Disk, key, length, None)),
-            DiskStore::InFlight(ticket) => StorePlan::InFlight(ticket),
-            DiskStore::Refused(reason @ (Reason::Full | Reason::Journal)) => {
+        let plan = |(&(key, length), plan): (&(ChunkKey, u32), TierStore)| match plan {
+            TierStore::Write(plan) => StorePlan::Write { plan, not_on_disk: None },
+            TierStore::Present => StorePlan::Present(self.present_on(Tier::Disk, key, length, None)),
+            TierStore::InFlight(ticket) => StorePlan::InFlight(ticket),
+            TierStore::Refused(reason @ (Reason::Full | Reason::Journal)) => {
                 self.plan_remote_store(key, length, Some(reason))
             }
-            DiskStore::Refused(reason) => {
+            TierStore::Refused(reason) => {
                 add(&self.counters.busy, u64::from(reason == Reason::Busy));
                 StorePlan::Refused(reason)
             }
@@ -311,14 +242,14 @@ impl ControlPlane {
             return StorePlan::Refused(not_on_disk.unwrap_or(Reason::Full));
         };
         match remote.plan_store(key, length) {
-            RemoteStore::Write(plan) => StorePlan::Write { plan, not_on_disk },
-            RemoteStore::Present => {
+            TierStore::Write(plan) => StorePlan::Write { plan, not_on_disk },
+            TierStore::Present => {
                 let refused = not_on_disk.map(|reason| TierEnd::refused(Tier::Disk, reason));
                 let ended = refused.into_iter().chain([TierEnd::present(Tier::Remote)]).collect();
                 StorePlan::Present(Onward { ended, queued: None })
             }
-            RemoteStore::InFlight(ticket) => StorePlan::InFlight(ticket),
-            RemoteStore::Refused(reason) => StorePlan::Refused(not_on_disk.unwrap_or(reason)),
+            TierStore::InFlight(ticket) => StorePlan::InFlight(ticket),
+            TierStore::Refused(reason) => StorePlan::Refused(not_on_disk.unwrap_or(reason)),
         }
     }
 
@@ -339,12 +270,7 @@ impl ControlPlane {
             Tier::Remote => Onward::default(),
             Tier::Disk => {
                 let remote = self.remote.as_ref().filter(|_| self.store_to.remote);
-                match remote.map(|remote| remote.offer(key, length)) {
-                    None => Onward::default(),
-                    Some(Offered::Present) => Onward::ended(TierEnd::present(Tier::Remote)),
-                    Some(Offered::Queued) => Onward::queued(Tier::Remote),
-                    Some(Offered::Refused(reason)) => Onward::ended(TierEnd::refused(Tier::Remote, reason)),
-                }
+                remote.map_or_else(Onward::default, |remote| remote.offer(key, length))
             }
             Tier::Memory => {
                 let (Some(memory), Some(to)) = (&self.memory, self.behind_memory()) else {
@@ -429,29 +355,19 @@ impl ControlPlane {
     fn carry(&self, memory: &MemoryPlane, outgoing: Outgoing) -> CopyStep {
         let ChunkRecord { key, length, .. } = outgoing.from.record;
         let to = outgoing.to;
-        let end = match to {
-            Tier::Disk => match self
-                .disk
-                .as_ref()
-                .and_then(|disk| disk.plan_store(&[(key, length)], outgoing.parent).pop())
-            {
-                Some(DiskStore::Write(plan)) => {
-                    return CopyStep::Copy(CopyPlan { from: outgoing.from, to: plan });
-                }
-                Some(DiskStore::Present) => TierEnd::present(to),
-                Some(DiskStore::InFlight(_)) => TierEnd::refused(to, Reason::InFlight),
-                Some(DiskStore::Refused(reason)) => TierEnd::refused(to, reason),
-                None => TierEnd::refused(to, Reason::Closed),
-            },
-            _ => match self.remote.as_ref().map(|remote| remote.plan_store(key, length)) {
-                Some(RemoteStore::Write(plan)) => {
-                    return CopyStep::Copy(CopyPlan { from: outgoing.from, to: plan });
-                }
-                Some(RemoteStore::Present) => TierEnd::present(to),
-                Some(RemoteStore::InFlight(_)) => TierEnd::refused(to, Reason::InFlight),
-                Some(RemoteStore::Refused(reason)) => TierEnd::refused(to, reason),
-                None => TierEnd::refused(to, Reason::Closed),
-            },
+        let disk = self.disk.as_ref().filter(|_| to == Tier::Disk);
+        let remote = self.remote.as_ref().filter(|_| to == Tier::Remote);
+        let planned = disk
+            .and_then(|disk| disk.plan_store(&[(key, length)], outgoing.parent).pop())
+            .or_else(|| remote.map(|remote| remote.plan_store(key, length)));
+        let end = match planned {
+            Some(TierStore::Write(plan)) => {
+                return CopyStep::Copy(CopyPlan { from: outgoing.from, to: plan });
+            }
+            Some(TierStore::Present) => TierEnd::present(to),
+            Some(TierStore::InFlight(_)) => TierEnd::refused(to, Reason::InFlight),
+            Some(TierStore::Refused(reason)) => TierEnd::refused(to, reason),
+            None => TierEnd::refused(to, Reason::Closed),
         };
         let has_remote = self.store_to.remote && self.remote.is_some();
         if to == Tier::Disk && matches!(end.reason, Some(Reason::Full | Reason::Journal)) && has_remote {
@@ -614,15 +530,5 @@ impl ControlPlane {
         self.memory.iter().for_each(MemoryPlane::close);
         self.remote.iter().for_each(RemotePlane::close);
         self.disk.iter().for_each(DiskPlane::close);
-    }
-}
-
-impl Onward {
-    fn ended(end: TierEnd) -> Self {
-        Self { ended: vec![end], queued: None }
-    }
-
-    pub(crate) fn queued(tier: Tier) -> Self {
-        Self { ended: Vec::new(), queued: Some(tier) }
     }
 }

@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::plans::{Onward, TierStore};
 use super::stats::{add, read};
 use crate::catalog::{ChunkRecord, Plan, Ticket};
 use crate::config::Config;
 use crate::key::ChunkKey;
-use crate::outcome::{LoadStatus, Reason};
+use crate::outcome::{LoadStatus, Reason, Tier, TierEnd};
 use crate::tier::remote::client::{Client, ClientStats};
 use crate::tier::remote::names::Names;
 use crate::tier::remote::presence::front;
@@ -139,25 +140,6 @@ pub(super) enum Front {
     Known(usize),
     /// It is being asked for.
     Asked,
-}
-
-/// What becomes of a chunk that is to be stored here.
-pub(super) enum RemoteStore {
-    Write(Plan),
-    Present,
-    InFlight(Ticket),
-    Refused(Reason),
-}
-
-/// What becomes of a chunk that is on disk and is to be here as well.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Offered {
-    /// It is there already.
-    Present,
-    /// It waits for its turn.
-    Queued,
-    /// It does not.
-    Refused(Reason),
 }
 
 /// Whether chunks are there, each for as long as that is remembered.
@@ -288,23 +270,23 @@ impl RemotePlane {
         }
     }
 
-    pub(super) fn plan_store(&self, key: ChunkKey, length: u32) -> RemoteStore {
+    pub(super) fn plan_store(&self, key: ChunkKey, length: u32) -> TierStore {
         let shared = &self.shared;
         let mut state = shared.state.lock();
         if state.closed {
-            return RemoteStore::Refused(Reason::Closed);
+            return TierStore::Refused(Reason::Closed);
         }
         if state.known.get(&key, Instant::now()) == Some(true) {
-            return RemoteStore::Present;
+            return TierStore::Present;
         }
         if let Some(&ticket) = state.storing.get(&key) {
-            return RemoteStore::InFlight(ticket);
+            return TierStore::InFlight(ticket);
         }
         let Some(ticket) = state.ticket(key, What::Store) else {
-            return RemoteStore::Refused(Reason::Busy);
+            return TierStore::Refused(Reason::Busy);
         };
         state.storing.insert(key, ticket);
-        RemoteStore::Write(Plan { ticket, record: ChunkRecord::in_remote(key, length) })
+        TierStore::Write(Plan { ticket, record: ChunkRecord::in_remote(key, length) })
     }
 
     /// A plan to read a chunk, unless it is known not to be there.
@@ -382,26 +364,26 @@ impl RemotePlane {
         true
     }
 
-    /// Offers a chunk that is on disk.
-    pub(super) fn offer(&self, key: ChunkKey, length: u32) -> Offered {
+    /// Offers a chunk that is on disk: says what becomes of it here.
+    pub(super) fn offer(&self, key: ChunkKey, length: u32) -> Onward {
         let shared = &self.shared;
         let mut state = shared.state.lock();
         if state.takes_no_copies {
-            return Offered::Refused(Reason::Closed);
+            return Onward::ended(TierEnd::refused(Tier::Remote, Reason::Closed));
         }
         if state.known.get(&key, Instant::now()) == Some(true) {
-            return Offered::Present;
+            return Onward::ended(TierEnd::present(Tier::Remote));
         }
         if state.queued.contains(&key) || state.storing.contains_key(&key) {
-            return Offered::Queued;
+            return Onward::queued(Tier::Remote);
         }
         if state.outbox.len() >= shared.queue_max {
             add(&shared.counters.refused, 1);
-            return Offered::Refused(Reason::Busy);
+            return Onward::ended(TierEnd::refused(Tier::Remote, Reason::Busy));
         }
         state.queued.insert(key);
         state.outbox.push_back((key, length));
-        Offered::Queued
+        Onward::queued(Tier::Remote)
     }
 
     /// The next chunk whose turn it is to be copied.

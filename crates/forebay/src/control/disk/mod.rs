@@ -15,10 +15,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::lookup::TierLookup;
+use super::plans::TierStore;
 use super::stats::{DiskCounters, DiskStats, add};
-use crate::catalog::{
-    Catalog, ChunkRecord, Entry, LoadDecision, LookupDecision, Plan, StoreDecision, Ticket,
-};
+use crate::catalog::{Catalog, ChunkRecord, Entry, LoadDecision, Plan, StoreDecision, Ticket};
 use crate::config::{Config, DirectIo, DiskSync};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
@@ -80,14 +80,6 @@ impl State {
     }
 }
 
-/// What becomes of a chunk that is to be stored.
-pub(super) enum DiskStore {
-    Write(Plan),
-    Present,
-    InFlight(Ticket),
-    Refused(Reason),
-}
-
 /// Keeps chunks from being evicted.
 pub(super) struct Pin {
     ticket: Ticket,
@@ -98,14 +90,6 @@ impl Drop for Pin {
     fn drop(&mut self) {
         self.shared.state.lock().catalog.release(self.ticket);
     }
-}
-
-/// How much of a prompt is on disk.
-pub(super) enum DiskLookup {
-    Hit(usize, Pin),
-    Miss,
-    Pending,
-    Busy,
 }
 
 pub(super) fn now_ms() -> u64 {
@@ -161,31 +145,25 @@ impl DiskPlane {
     }
 
     /// How much of this prompt is there.
-    pub(super) fn lookup(&self, keys: &[ChunkKey]) -> DiskLookup {
+    pub(super) fn lookup(&self, keys: &[ChunkKey]) -> TierLookup<Pin> {
         let mut state = self.shared.state.lock();
         if state.is_closed() {
-            return DiskLookup::Busy;
+            return TierLookup::Busy;
         }
-        match state.catalog.lookup(keys) {
-            LookupDecision::Hit { chunks, ticket } => {
-                DiskLookup::Hit(chunks, Pin { ticket, shared: Arc::clone(&self.shared) })
-            }
-            LookupDecision::Miss => DiskLookup::Miss,
-            LookupDecision::Pending => DiskLookup::Pending,
-            LookupDecision::Busy => DiskLookup::Busy,
-        }
+        let pin = |ticket| Pin { ticket, shared: Arc::clone(&self.shared) };
+        TierLookup::of(state.catalog.lookup(keys), pin)
     }
 
     /// Plans the store of consecutive chunks of a prompt (key and payload bytes each); `parent` is the chunk before
-    /// the first of them. Every [`DiskStore::Write`] must be answered by one [`Self::finish_store`].
-    pub(super) fn plan_store(&self, chunks: &[(ChunkKey, u32)], parent: Option<ChunkKey>) -> Vec<DiskStore> {
+    /// the first of them. Every [`TierStore::Write`] must be answered by one [`Self::finish_store`].
+    pub(super) fn plan_store(&self, chunks: &[(ChunkKey, u32)], parent: Option<ChunkKey>) -> Vec<TierStore> {
         let mut state = self.shared.state.lock();
         if state.is_closed() {
-            return chunks.iter().map(|_| DiskStore::Refused(Reason::Closed)).collect();
+            return chunks.iter().map(|_| TierStore::Refused(Reason::Closed)).collect();
         }
         if state.journal_is_behind(&self.shared.directory) {
             // Stores come faster than checkpoints are written, which takes a small cache: let the keeper catch up.
-            return chunks.iter().map(|_| DiskStore::Refused(Reason::Busy)).collect();
+            return chunks.iter().map(|_| TierStore::Refused(Reason::Busy)).collect();
         }
         let mut removed = Vec::new();
         let decisions = state.catalog.plan_store(chunks, parent, now_ms(), &mut removed);
@@ -195,18 +173,15 @@ impl DiskPlane {
         decisions
             .into_iter()
             .map(|decision| match decision {
-                StoreDecision::Write(plan) if recorded => DiskStore::Write(plan),
-                StoreDecision::Write(plan) => {
+                StoreDecision::Write(plan) if !recorded => {
                     state.catalog.abort(plan.ticket);
-                    DiskStore::Refused(Reason::Journal)
+                    TierStore::Refused(Reason::Journal)
                 }
-                StoreDecision::Present => DiskStore::Present,
-                StoreDecision::InFlight(ticket) => DiskStore::InFlight(ticket),
-                StoreDecision::Busy => DiskStore::Refused(Reason::Busy),
                 StoreDecision::Full => {
                     add(&self.shared.counters.refused_full, 1);
-                    DiskStore::Refused(Reason::Full)
+                    decision.into()
                 }
+                decision => decision.into(),
             })
             .collect()
     }
