@@ -51,6 +51,7 @@
 
 pub mod cache;
 pub mod catalog;
+pub mod checksum;
 pub mod config;
 pub mod control;
 mod copies;

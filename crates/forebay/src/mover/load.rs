@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use twox_hash::XxHash3_64;
 
 use super::job::{Job, Lent, LoadJob, Open, Verdict};
 use super::memory::Sink;
 use super::watch::Cell;
 use super::{Shared, cut, why};
 use crate::catalog::{BLOCK_BYTES, ChunkRecord};
+use crate::checksum::PayloadHasher;
 use crate::outcome::Reason;
 use crate::staging::{Class, Lease};
 use crate::tier::disk::engine::{Direction, Finish, Transfer};
@@ -84,7 +84,7 @@ struct Arrivals {
 
 /// A chunk's check as far as it has come.
 struct Check {
-    hasher: XxHash3_64,
+    hasher: PayloadHasher,
     /// What the trailer says it should come to.
     sum: Option<u64>,
 }

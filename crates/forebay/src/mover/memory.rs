@@ -7,12 +7,11 @@
 //! not come first.
 
 use super::stream;
+use crate::checksum::PayloadHasher;
 #[cfg(doc)]
 use crate::memory::PageMemory;
 use crate::memory::Pages;
 use crate::outcome::Reason;
-
-use twox_hash::XxHash3_64;
 
 /// Bytes that are copied and hashed at a time: well inside a core's second-level cache.
 pub const PIECE_BYTES: usize = 128 << 10;
@@ -50,7 +49,7 @@ pub trait Source: Send {
     ///
     /// # Errors
     /// What is wrong with it.
-    fn vouch(&mut self, _payload: &XxHash3_64) -> Result<(), Reason> {
+    fn vouch(&mut self, _payload: &PayloadHasher) -> Result<(), Reason> {
         Ok(())
     }
 }

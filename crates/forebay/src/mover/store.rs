@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use twox_hash::XxHash3_64;
 
 use super::job::{Job, Lent, Open, StoreJob};
-use super::memory::{PIECE_BYTES, Source};
+use super::memory::Source;
 use super::{Shared, cut, why};
 use crate::catalog::{BLOCK_BYTES, ChunkRecord};
+use crate::checksum::PayloadHasher;
 use crate::memory::Pages;
 use crate::outcome::{Reason, Tier};
 use crate::staging::{Class, Lease};
@@ -146,19 +146,19 @@ impl Storing {
         bytes: Range<usize>,
         in_place: Option<&Pages<'static>>,
         lease: &mut Lease,
-        hasher: &mut XxHash3_64,
+        hasher: &mut PayloadHasher,
     ) -> Result<Option<Pages<'static>>, Reason> {
         let length = self.record.length as usize;
         if let Some(pages) = in_place {
             let part = pages.part(bytes);
-            part.as_slice().chunks(PIECE_BYTES).for_each(|piece| hasher.write(piece));
+            hasher.write_cold(part.as_slice());
             return Ok(Some(part));
         }
         let (payload, padding) =
             lease.bytes()[..bytes.len()].split_at_mut(length.min(bytes.end) - bytes.start);
         let mut kept = self.kept.lock();
         let source = &mut *kept.as_mut().ok_or(Reason::Abandoned)?.memory;
-        if let Err(message) = source.fill(bytes.start, payload, &mut |piece| hasher.write(piece)) {
+        if let Err(message) = source.fill(bytes.start, payload, &mut |piece| hasher.write_cold(piece)) {
             return Err(source.vouch(hasher).err().unwrap_or(Reason::Engine(message)));
         }
         padding.fill(0);
@@ -167,7 +167,7 @@ impl Storing {
     }
 
     /// Asks the source whether what it gave is what it should have given.
-    fn vouch(&self, payload: &XxHash3_64) -> Result<(), Reason> {
+    fn vouch(&self, payload: &PayloadHasher) -> Result<(), Reason> {
         self.kept.lock().as_mut().ok_or(Reason::Abandoned)?.memory.vouch(payload)
     }
 

@@ -5,11 +5,10 @@
 
 use std::io;
 
-use twox_hash::XxHash3_64;
-
 use super::memory::{Observer, PIECE_BYTES, Source};
 use super::why;
 use crate::catalog::{BLOCK_BYTES, ChunkRecord};
+use crate::checksum::PayloadHasher;
 use crate::memory::PageMemory;
 use crate::outcome::Reason;
 use crate::tier::disk::block_file::read_blocks;
@@ -69,7 +68,7 @@ impl Source for Stored {
         Ok(())
     }
 
-    fn vouch(&mut self, payload: &XxHash3_64) -> Result<(), Reason> {
+    fn vouch(&mut self, payload: &PayloadHasher) -> Result<(), Reason> {
         if let Some(reason) = self.failure.take() {
             return Err(reason);
         }

@@ -12,6 +12,7 @@ use std::hash::Hasher;
 use twox_hash::XxHash3_64;
 
 use crate::catalog::{BLOCK_BYTES, ChunkRecord, Entry, RECORD_BYTES, u32_at, u64_at};
+use crate::checksum::PayloadHasher;
 
 /// The first bytes of a trailer.
 pub const MAGIC: [u8; 8] = *b"FOREBAY\x03";
@@ -24,13 +25,13 @@ const PAGE_SUM_AT: usize = BLOCK_BYTES - 8;
 
 /// A hash of a chunk's payload and its padding, which is the same wherever the chunk lies: one pass over the bytes does
 /// for all of its places.
-pub fn payload_hasher() -> XxHash3_64 {
-    XxHash3_64::new()
+pub fn payload_hasher() -> PayloadHasher {
+    PayloadHasher::default()
 }
 
 /// The checksum of a payload, bound to its record: the same bytes under another key, generation, length or place have
 /// another one.
-pub fn payload_sum(record: &ChunkRecord, payload: &XxHash3_64) -> u64 {
+pub fn payload_sum(record: &ChunkRecord, payload: &PayloadHasher) -> u64 {
     XxHash3_64::oneshot_with_seed(payload.finish(), &Entry::Put(*record).encode())
 }
 
