@@ -24,6 +24,9 @@ const RAW: &str = "raw";
 /// Left free on the file system.
 const FLOOR_BYTES: u64 = 256 << 20;
 
+/// What a cache that keeps its chunks in memory is given of the disk, beside room for a few chunks.
+pub(crate) const MEMORY_DISK_BYTES: u64 = 16 << 20;
+
 /// How often a capacity is tried that should hold a number of chunks exactly.
 const FITS_MAX: u32 = 8;
 
@@ -131,7 +134,7 @@ impl Scratch {
         let mut capacity = wanted + wanted / 64 + (1 << 20);
         for _ in 0..FITS_MAX {
             remove(&self.cache())?;
-            let cache = Cache::open(&self.config(shape, capacity)?, shape.chunk_bytes.into(), None)?;
+            let cache = Cache::open(&self.config(shape, capacity, 0)?, shape.chunk_bytes.into(), None)?;
             let have = cache.stats().control.disk.capacity_bytes;
             if have / each == shape.chunks {
                 return Ok(cache);
@@ -143,7 +146,18 @@ impl Scratch {
         Err(Error::new(ErrorKind::Config, message))
     }
 
-    fn config(&self, shape: &Shape, capacity_bytes: u64) -> Result<Config> {
+    /// Opens an empty cache that holds as many chunks in memory, and nothing on disk.
+    pub(crate) fn open_memory_cache(&self, shape: &Shape) -> Result<Cache> {
+        remove(&self.cache())?;
+        let memory_bytes =
+            shape.chunks.saturating_mul(ChunkRecord::blocks(shape.chunk_bytes) * BLOCK_BYTES as u64);
+        // There is no memory tier without one behind it.
+        let config = self.config(shape, MEMORY_DISK_BYTES + 8 * shape.chunk_disk_bytes(), memory_bytes)?;
+        Cache::open(&config, shape.chunk_bytes.into(), None)
+    }
+
+    /// Of a cache with so much memory tier, or of one that only stages.
+    fn config(&self, shape: &Shape, capacity_bytes: u64, memory_bytes: u64) -> Result<Config> {
         let path = self.cache();
         let path = path.to_str().ok_or_else(|| {
             Error::new(
@@ -155,11 +169,14 @@ impl Scratch {
             ("local_disk", Value::from(path)),
             ("max_local_disk_size", gib(capacity_bytes).into()),
             ("disk_min_free_size", Value::from(0)),
-            ("local_cpu", false.into()),
-            ("use_only_staging_buffer", true.into()),
-            ("max_local_cpu_size", gib(shape.staging_bytes).into()),
+            ("max_local_cpu_size", gib(shape.staging_bytes.saturating_add(memory_bytes)).into()),
             ("cache_policy", shape.policy.name().into()),
         ];
+        values.extend(if memory_bytes > 0 {
+            [("local_cpu", Value::from(true)), ("store_to", "memory".into())]
+        } else {
+            [("local_cpu", false.into()), ("use_only_staging_buffer", true.into())]
+        });
         if let Some(threads) = shape.threads {
             values.extend([("disk_io_engine", "threads".into()), ("disk_io_threads", threads.into())]);
         }

@@ -84,3 +84,22 @@ fn what_cannot_be_measured_is_refused_and_leaves_nothing() {
         assert!(output.status.code() == Some(2) && said.contains(what), "{said}");
     }
 }
+
+#[test]
+fn the_memory_tier_is_measured_beside_a_plain_copy_and_every_chunk_is_in_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let report =
+        json(&bench(directory.path(), &[&["--tier", "memory"][..], &SMALL[..], &["--json"]].concat()), 0);
+    for direction in ["write", "read"] {
+        for name in ["gbps", "ceiling_gbps", "ratio", "cpu_s_per_gb", "p50_ms", "p99_ms"] {
+            assert!(report[direction][name].as_f64().is_some_and(|figure| figure > 0.0), "{report:#}");
+        }
+    }
+    assert_eq!((&report["tier"], &report["wrong_chunks"]), (&"memory".into(), &0.into()));
+    // A round of 64 MiB, and 192 MiB that may be under way: the tier is resident, the plain program's copy of it is not
+    // counted, and no chunk crossed the staging buffer.
+    let rss_mib = report["rss_mib"].as_f64().unwrap();
+    assert!((257.0..321.0).contains(&rss_mib), "{rss_mib} MiB");
+    assert_eq!(report["staging_bytes"], 0, "no chunk crossed the staging buffer");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left");
+}

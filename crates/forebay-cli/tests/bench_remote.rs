@@ -147,5 +147,5 @@ fn what_cannot_be_measured_is_refused() {
     assert!(refused(&bench(&url, &["--threads", "2"])).contains("--threads and --copied are of the disk"));
     assert!(refused(&forebay(&["bench", "--tier", "remote"])).contains("add --remote-url URL"));
     assert!(refused(&forebay(&["bench"])).contains("add --dir DIR"));
-    assert!(refused(&forebay(&["bench", "--tier", "memory"])).contains("no memory tier yet"));
+    assert!(refused(&forebay(&["bench", "--tier", "memory", "--copied"])).contains("are of the disk"));
 }

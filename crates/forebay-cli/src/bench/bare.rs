@@ -5,7 +5,7 @@
 //! cache's chunks have, used in turn.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ pub(super) struct Bare {
     client: Arc<Client>,
     load: Load,
     stop: Arc<AtomicBool>,
-    depths: [usize; 2],
+    depths: [AtomicUsize; 2],
     /// Objects that may be in the store.
     put: AtomicU64,
 }
@@ -121,7 +121,7 @@ impl Bare {
             client: Arc::clone(client),
             load,
             stop: Arc::clone(stop),
-            depths: [1; 2],
+            depths: [AtomicUsize::new(1), AtomicUsize::new(1)],
             put: AtomicU64::new(0),
         }
     }
@@ -132,11 +132,11 @@ impl Bare {
 
     /// Requests at a time.
     pub(super) fn depth(&self, direction: Direction) -> usize {
-        self.depths[direction as usize]
+        self.depths[direction as usize].load(Ordering::Relaxed)
     }
 
     /// Finds the best number of requests at a time.
-    pub(super) fn try_depths(&mut self) -> Result<()> {
+    pub(super) fn try_depths(&self) -> Result<()> {
         let buffers = self.load.memory_bytes / self.load.object_bytes;
         let depths: Vec<usize> = DEPTHS.into_iter().filter(|depth| *depth <= buffers).collect();
         let bytes = TRIAL_BYTES.min(self.load.bytes / 4);
@@ -151,7 +151,7 @@ impl Bare {
             }
             let medians = times.iter_mut().map(|times| percentile(times, 50));
             let best = medians.zip(&depths).min().map_or(1, |(_, depth)| *depth);
-            self.depths[direction as usize] = best;
+            self.depths[direction as usize].store(best, Ordering::Relaxed);
         }
         self.remove()
     }

@@ -9,6 +9,7 @@ mod bare;
 mod ceiling;
 mod disk;
 mod kernel;
+mod memory;
 mod mixed;
 mod prompts;
 mod remote;
@@ -25,11 +26,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::figures::size;
 use crate::process::resident_bytes;
-use crate::scratch::{Scratch, Shape};
+use crate::scratch::{MEMORY_DISK_BYTES, Scratch, Shape};
 use crate::sizes;
 use crate::stream::{Look, Moved, Stream};
 use disk::DiskRig;
 use kernel::interrupted;
+use memory::MemoryRig;
 use prompts::Prompts;
 use remote::RemoteRig;
 use report::{Report, Rounds};
@@ -47,7 +49,7 @@ const CHUNKS_MIN: u64 = 16;
 enum TierName {
     /// Local disk, beside direct transfers of a file
     Disk,
-    /// Memory; not there yet
+    /// Memory, beside a plain copy by one thread
     Memory,
     /// A remote store, beside a bare client of it
     Remote,
@@ -61,7 +63,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value_t = TierName::Disk)]
     tier: TierName,
 
-    /// A directory on the drive to be measured (for disk); a sub-directory is made in it and removed afterwards
+    /// A directory on the drive to be measured (for disk; for memory, any); a sub-directory is made in it and removed
+    /// afterwards
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
@@ -112,7 +115,8 @@ With --json, one object:
                   process, without making and checking chunks; p50_ms, p99_ms
   mixed           alone_p99_ms, beside_stores_p99_ms (and p50): one load at a time, with nothing else under way and beside
                   stores at full speed; slowdown: their ratio; stores_gbps: of those stores
-  rss_mib         resident at the end, without the benchmark's buffers (own_buffers_mib)
+  rss_mib         resident without the benchmark's buffers (own_buffers_mib): at the end, or for memory and remote, where
+                  the plain program leaves memory behind, before that is begun
   page_cache_growth_mib, staging_bytes       pages of the data file in the page cache; most of the staging buffer in use
   noisy           the ceiling itself changed by more than a factor of 2 between rounds: the ratios tell nothing
   ratio_spread, ceiling_spread               least and most of the rounds
@@ -167,8 +171,10 @@ fn measure(args: &BenchArgs) -> Result<Report> {
     };
     // Before there are threads.
     let stop = match args.tier {
-        TierName::Remote => interrupted().map_err(|error| Error::io("asking for signals", error))?,
-        TierName::Disk | TierName::Memory => Arc::default(),
+        TierName::Remote | TierName::Memory => {
+            interrupted().map_err(|error| Error::io("asking for signals", error))?
+        }
+        TierName::Disk => Arc::default(),
     };
     let progress = progress();
     let told = |bytes| progress.inc(bytes);
@@ -187,24 +193,35 @@ fn measure(args: &BenchArgs) -> Result<Report> {
             Bench { rig: &rig, progress, shape, chunks, args }.run(stream, Prompts::new())
         }
         TierName::Remote => {
-            if args.threads.is_some() || args.copied {
-                let message =
-                    "--threads and --copied are of the disk, whose chunks need no copy; leave them out";
-                return Err(Error::new(ErrorKind::Argument, message));
-            }
+            no_disk_options(args)?;
             let url = needed(args.remote_url.as_deref(), "the store to be measured", "--remote-url URL")?;
             let mut prompts = Prompts::of_this_run();
             let first = prompts.next(1)?[0];
-            progress.set_message("trying how many requests at a time are best");
+            progress.set_message("preparing");
             let rig = RemoteRig::prepare(url, &shape, chunks, window, &first, stop)?;
             progress.set_length(moved_bytes(args, chunks, 2 * rig.warm_up_chunks(), rig.ceilings() as u64));
             Bench { rig: &rig, progress, shape, chunks, args }.run(stream()?, prompts)
         }
         TierName::Memory => {
-            let message = "there is no memory tier yet that could be measured; measure disk or remote";
-            Err(Error::new(ErrorKind::Argument, message))
+            no_disk_options(args)?;
+            // Its disk has nothing but a journal.
+            let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+            let shape = Shape { chunks: chunks + window as u64 + 1, ..shape };
+            let scratch = Scratch::in_directory(&dir, MEMORY_DISK_BYTES)?;
+            progress.set_length(moved_bytes(args, chunks, shape.chunks, 1));
+            progress.set_message("preparing");
+            let rig = MemoryRig::prepare(scratch, &shape, chunks, window, stop)?;
+            Bench { rig: &rig, progress, shape, chunks, args }.run(stream()?, Prompts::new())
         }
     }
+}
+
+fn no_disk_options(args: &BenchArgs) -> Result<()> {
+    if args.threads.is_some() || args.copied {
+        let message = "--threads and --copied are of the disk, whose chunks need no copy; leave them out";
+        return Err(Error::new(ErrorKind::Argument, message));
+    }
+    Ok(())
 }
 
 fn needed<T>(given: Option<T>, what: &str, option: &str) -> Result<T> {
@@ -241,6 +258,10 @@ impl Bench<'_> {
         if !std::ptr::eq(writes, reads) {
             self.load(&mut stream, &keys, Look::Stamps)?;
         }
+        let own_memory = |stream: &Stream| resident_bytes().saturating_sub(stream.buffer_bytes() as u64);
+        let without_plain = own_memory(&stream);
+        self.progress.set_message("making the plain program ready");
+        let only_before = rig.make_plain()?;
         let mut write = Rounds::beside(rig.ceilings());
         let mut read = Rounds::beside(rig.ceilings());
         let (mut retries, mut wrong) = (0, 0);
@@ -288,7 +309,7 @@ impl Bench<'_> {
             read,
             mixed,
             copied: args.copied,
-            resident_bytes: resident_bytes().saturating_sub(stream.buffer_bytes() as u64),
+            resident_bytes: if only_before { without_plain } else { own_memory(&stream) },
             staging_bytes: u64::from(staging.in_use_max) * slot_bytes,
             staging_buffer_bytes: u64::from(staging.slots) * slot_bytes,
             staging_huge_bytes: staging.huge_bytes as u64,

@@ -45,8 +45,7 @@ pub(super) struct RemoteRig {
 }
 
 impl RemoteRig {
-    /// Opens both caches of this shape and finds what bare clients are at their best with, for `chunks` chunks a round
-    /// and as many buffers as `window` of them. `first` is the first key of those that will be stored.
+    /// Opens both caches of this shape, for `chunks` chunks a round and as many buffers as `window` of them. `first` is the first key of those that will be stored.
     pub(super) fn prepare(
         url: &str,
         shape: &Shape,
@@ -82,10 +81,15 @@ impl RemoteRig {
             Place::Directory(root) => Some(root.join(&namespace)),
             Place::Bucket(_) | Place::Server(_) => None,
         };
-        let mut rig = Self {
+        let mut sizes = vec![chunk_bytes, part_bytes];
+        sizes.dedup();
+        Ok(Self {
             caches,
+            bares: sizes
+                .into_iter()
+                .map(|object_bytes| Bare::new(&client, load(object_bytes), &stop))
+                .collect(),
             client,
-            bares: Vec::new(),
             names: Names::of(part_bytes),
             part_bytes,
             chunk_bytes: shape.chunk_bytes,
@@ -93,17 +97,7 @@ impl RemoteRig {
             made: parking_lot::Mutex::default(),
             directory,
             stop,
-        };
-        let mut sizes = vec![chunk_bytes, part_bytes];
-        sizes.dedup();
-        // Each is there before it is tried, so that what it puts is removed if that fails.
-        for object_bytes in sizes {
-            rig.bares.push(Bare::new(&rig.client, load(object_bytes), &rig.stop));
-            if let Some(bare) = rig.bares.last_mut() {
-                bare.try_depths()?;
-            }
-        }
-        Ok(rig)
+        })
     }
 
     fn remove_all(&self) -> Result<()> {
@@ -128,6 +122,11 @@ impl Rig for RemoteRig {
             Direction::Write => &self.caches[0],
             Direction::Read => &self.caches[1],
         }
+    }
+
+    fn make_plain(&self) -> Result<bool> {
+        self.bares.iter().try_for_each(Bare::try_depths)?;
+        Ok(true)
     }
 
     fn ceilings(&self) -> usize {

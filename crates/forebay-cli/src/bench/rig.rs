@@ -24,6 +24,12 @@ pub(super) trait Rig: Sync {
     /// The cache that chunks are stored, or loaded, through.
     fn cache(&self, direction: Direction) -> &Cache;
 
+    /// Makes the plain programs ready, once the cache has moved its first chunks. Memory that they hold, or leave behind,
+    /// is not the cache's: what that has is looked at before, if this gives `true`, and else at the end.
+    fn make_plain(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// How many plain programs there are; the fastest is the ceiling.
     fn ceilings(&self) -> usize {
         1

@@ -6,9 +6,9 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::Shared;
 use super::job::{Job, LoadJob, StoreJob, Verdict};
 use super::memory::{Observer, PIECE_BYTES, Source};
+use super::{Shared, stream};
 use crate::memory::Pages;
 use crate::outcome::Reason;
 use crate::tier::memory::Place;
@@ -24,8 +24,16 @@ impl Shared {
             place.seal(false);
             place.write(0, length)
         };
-        let verdict: Verdict =
-            pieces.try_for_each(|(at, to)| lent.memory.fill(at, to, &mut |_| ()).map_err(Reason::Engine));
+        let verdict: Verdict = match lent.memory.pages().filter(|pages| pages.len() == length) {
+            // Past the cache: whoever reads it next is a drive, or comes much later.
+            Some(pages) => {
+                pieces.for_each(|(at, to)| stream::copy_slice(to, &pages.as_slice()[at..at + to.len()]));
+                Ok(())
+            }
+            None => {
+                pieces.try_for_each(|(at, to)| lent.memory.fill(at, to, &mut |_| ()).map_err(Reason::Engine))
+            }
+        };
         // SAFETY: as above.
         unsafe { place.seal(verdict.is_ok()) };
         drop(lent);
