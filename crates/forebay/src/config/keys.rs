@@ -161,7 +161,7 @@ pub const KEYS: &[Key] = &[
         name: "max_local_cpu_size",
         kind: Kind::Size { min_bytes: SIZE_BYTES_MIN, max_bytes: CPU_BYTES_MAX },
         default: Some("5.0"),
-        meaning: "The bound on CPU memory. What is used of it is allocated at start, none after: a staging buffer takes some 12 MiB for each drive and the remote tier, and works with 6; a memory tier takes the rest.",
+        meaning: "The bound on CPU memory. What is used of it is allocated at start, none after: a staging buffer takes some 12 MiB for each drive and for the remote tier (48 for a bucket), and works with 6; a memory tier takes the rest.",
         remedy: "Set max_local_cpu_size to the CPU memory in GiB that the cache may use, for example 0.25",
         shared: true,
     },

@@ -43,6 +43,11 @@ pub use value::Value;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::staging::Shape;
+use crate::tier::remote::url::Place;
+
+/// Twelve parts of 2 MiB under way each way: with three an S3 server on the same machine is at a third of its speed
+/// (`docs/BENCHMARKS.md`), and one that is farther away is slower still.
+const BUCKET_DRIVES: usize = 4;
 
 /// The configuration in force: sizes in bytes, times as [`Duration`], nothing left to look up.
 #[derive(Clone, PartialEq)]
@@ -270,9 +275,15 @@ impl Config {
         if left < chunk_bytes { 0 } else { left }
     }
 
-    /// How many drives chunks go to and come from. The remote tier counts as one.
+    /// How many drives chunks go to and come from. The remote tier counts as one, a bucket as several: what one request
+    /// to it waits for has to be hidden behind others.
     fn drives(&self) -> usize {
-        self.local_disk.len() + usize::from(self.remote_url.is_some())
+        let remote = match self.remote_url.as_deref().map(Place::parse) {
+            None => 0,
+            Some(Ok(Place::Bucket(_))) => BUCKET_DRIVES,
+            Some(_) => 1,
+        };
+        self.local_disk.len() + remote
     }
 
     /// The value in force of the key `name`, in that key's own unit and fit to be shown: secrets are hidden. `None` if

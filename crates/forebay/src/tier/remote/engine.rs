@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use super::client::Client;
 use super::names::Names;
 use super::objects::Fault;
+use super::turns::Turns;
 use crate::crew::Crew;
 use crate::error::Result;
 use crate::key::ChunkKey;
@@ -33,6 +34,7 @@ type End = Box<dyn FnOnce() + Send>;
 pub(crate) struct RemoteEngine {
     client: Arc<Client>,
     names: Names,
+    turns: Arc<Turns>,
     ends: Arc<JobQueue<End>>,
     crew: Crew,
 }
@@ -42,7 +44,8 @@ impl RemoteEngine {
     pub(crate) fn start(client: Arc<Client>, names: Names, slots: u32) -> Result<Arc<Self>> {
         // Each end stands for a part, and each part has a slot, or had one a moment ago.
         let ends = Arc::new(JobQueue::new(2 * slots as usize));
-        let engine = Self { client, names, ends: Arc::clone(&ends), crew: Crew::default() };
+        let turns = Arc::new(Turns::new(slots as usize));
+        let engine = Self { client, names, turns, ends: Arc::clone(&ends), crew: Crew::default() };
         let helped = Arc::clone(&ends);
         engine.crew.spawn("forebay-ends".into(), move || {
             while let Some(end) = ends.pop() {
@@ -65,9 +68,12 @@ impl RemoteEngine {
     /// Fills the first `len` bytes of a slot with a part: the last one, or that of this number.
     pub(crate) fn get(&self, key: &ChunkKey, part: Option<usize>, mut lease: Lease, len: usize, got: OnGot) {
         let name = self.name(key, part);
-        let (client, ends) = (Arc::clone(&self.client), Arc::clone(&self.ends));
+        let (client, turns, ends) =
+            (Arc::clone(&self.client), Arc::clone(&self.turns), Arc::clone(&self.ends));
         self.client.spawn(async move {
+            let turn = turns.load();
             let outcome = client.objects().get(&name, &mut lease.bytes()[..len]).await;
+            drop(turn);
             tell(&ends, Box::new(move || got(lease, outcome)));
         });
     }
@@ -93,10 +99,13 @@ impl RemoteEngine {
     }
 
     fn put(&self, name: String, lease: Lease, len: usize, put: OnPut) {
-        let (client, ends) = (Arc::clone(&self.client), Arc::clone(&self.ends));
+        let (client, turns, ends) =
+            (Arc::clone(&self.client), Arc::clone(&self.turns), Arc::clone(&self.ends));
         let bytes = Bytes::from_owner(Filled { lease, len });
         self.client.spawn(async move {
+            let turn = turns.store().await;
             let outcome = client.objects().put(&name, bytes).await;
+            drop(turn);
             tell(&ends, Box::new(move || put(outcome)));
         });
     }

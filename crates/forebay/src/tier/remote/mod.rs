@@ -16,5 +16,6 @@ pub mod objects;
 pub mod presence;
 pub mod redis;
 pub mod shared_directory;
+mod turns;
 pub mod url;
 pub mod wrappers;
