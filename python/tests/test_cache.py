@@ -342,3 +342,28 @@ handle = cache.store(keys, [bytes({CHUNK}) for _ in keys], tell)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.split() == ["stored"] * 200
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("child_ends_by", ["sys.exit(0)", "del cache; os._exit(0)"])
+def test_a_forked_child_takes_nothing_from_its_parent(tmp_path, child_ends_by):
+    program = f"""
+import os, sys
+import forebay
+config = forebay.Config(local_disk={str(tmp_path)!r}, max_local_disk_size=0.0625, use_only_staging_buffer=True,
+                        max_local_cpu_size={2 * CHUNK / GIB}, disk_min_free_size=0)
+cache = forebay.Cache(config, {CHUNK})
+child = os.fork()
+if child == 0:
+    {child_ends_by}
+assert os.waitpid(child, 0)[1] == 0
+try:
+    forebay.Cache(config, {CHUNK})
+except forebay.Error as error:
+    print(error.kind)
+keys = forebay.chunk_keys(range(8), 4)
+print(*(end.status for end in cache.store(keys, [bytes({CHUNK}) for _ in keys]).wait(30)))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert ended.stdout.split() == ["locked", "stored", "stored"], ended.stderr

@@ -180,7 +180,7 @@ impl ControlPlane {
             .into_iter()
             .filter_map(|step| match step {
                 CopyStep::Copy(plan) => Some(plan),
-                CopyStep::Ended(..) => None,
+                CopyStep::Ended { .. } => None,
             })
             .map(|plan| (PyBytes::new(py, &plan.from.encode()), PyBytes::new(py, &plan.to.encode())))
             .collect()

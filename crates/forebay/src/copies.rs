@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::catalog::Plan;
 use crate::control::{ControlPlane, CopyPlan, CopyStep, Onward};
-use crate::following::Following;
+use crate::following::{FOLLOWERS_MAX, Following};
 use crate::key::ChunkKey;
 use crate::mover::{Mover, Verdict};
 use crate::outcome::{Reason, StoreStatus, Tier, TierEnd};
@@ -44,7 +44,12 @@ impl Copies {
     pub(crate) fn follow(self: &Arc<Self>, key: ChunkKey, length: u32, to: Tier, told: Told) {
         let mut waiting = self.waiting.lock();
         if self.control.is_being_copied(&key, to) {
-            waiting.entry((key, to)).or_default().push(told);
+            let those = waiting.entry((key, to)).or_default();
+            if those.len() >= FOLLOWERS_MAX {
+                drop(waiting);
+                return told(TierEnd::refused(to, Reason::Busy), Onward::default());
+            }
+            those.push(told);
             drop(waiting);
             self.go_on();
         } else {
@@ -84,7 +89,12 @@ impl Copies {
                     });
                 }
                 (CopyStep::Copy(CopyPlan { from, to }), None) => self.finish(&from, &to, Err(Reason::Closed)),
-                (CopyStep::Ended(key, end, onward), _) => self.tell(key, &end, &onward),
+                (CopyStep::Ended { key, end, onward, ticket }, _) => {
+                    self.tell(key, &end, &onward);
+                    if let Some(ticket) = ticket {
+                        self.following.ended(ticket, false);
+                    }
+                }
             }
         }
     }

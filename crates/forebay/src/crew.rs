@@ -14,10 +14,17 @@ use crate::error::{Error, Result};
 use crate::prompt::ask_for_short_turns;
 
 /// The threads of one owner.
-#[derive(Default)]
 pub(crate) struct Crew {
     threads: Mutex<Vec<JoinHandle<()>>>,
     working: Arc<Working>,
+    /// In which they are: a forked child has its owner, but not them.
+    process: u32,
+}
+
+impl Default for Crew {
+    fn default() -> Self {
+        Self { threads: Mutex::default(), working: Arc::default(), process: std::process::id() }
+    }
 }
 
 #[derive(Default)]
@@ -61,8 +68,11 @@ impl Crew {
         Ok(())
     }
 
-    /// Waits for all threads to end, at most until `deadline`. Their owner has told them to.
-    pub(crate) fn join(&self, deadline: Instant) {
+    /// Waits for all threads to end, at most until `deadline`; gives whether they did. Their owner has told them to.
+    pub(crate) fn join(&self, deadline: Instant) -> bool {
+        if self.process != std::process::id() {
+            return false;
+        }
         // Called from one of them (a callback that closes the cache), it does not wait for itself.
         let me = std::thread::current().id();
         let mine = usize::from(self.threads.lock().iter().any(|thread| thread.thread().id() == me));
@@ -83,6 +93,7 @@ impl Crew {
                 tracing::error!(name, "a thread had died of a panic");
             }
         }
+        ended
     }
 }
 

@@ -12,8 +12,8 @@ use crate::catalog::Ticket;
 use crate::control::ControlPlane;
 use crate::key::ChunkKey;
 
-/// Stores that may follow one store. More of the same chunk at once are refused.
-const FOLLOWERS_MAX: usize = 1024;
+/// Stores that may wait for one store or copy. More of the same chunk at once are refused.
+pub(crate) const FOLLOWERS_MAX: usize = 1024;
 
 type Told = Box<dyn FnOnce(bool) + Send>;
 

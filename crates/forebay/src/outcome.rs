@@ -8,7 +8,8 @@ use crate::tier::disk::trailer::Corruption;
 /// How the store of a chunk ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StoreStatus {
-    /// It is committed: found from now on, after a death of the process too.
+    /// It is committed: found from now on, after a death of the process too, unless it is stored to memory alone
+    /// ([`StoreTo`](crate::config::StoreTo)).
     Stored,
     /// It was there already.
     Present,
@@ -191,7 +192,8 @@ impl TierEnd {
 }
 
 impl StoreOutcome {
-    /// Of a chunk that ended so on its tiers, at least one: as well as on the one where it ended best.
+    /// Of a chunk that ended so on its tiers, at least one: as well as on the one where it ended best. Memory forgets, so it
+    /// counts only where there is no other.
     pub(crate) fn of(key: ChunkKey, tiers: Vec<TierEnd>) -> Self {
         let rank = |status| match status {
             StoreStatus::Stored => 0,
@@ -199,7 +201,11 @@ impl StoreOutcome {
             StoreStatus::Refused => 2,
             StoreStatus::Failed => 3,
         };
-        let status = tiers.iter().map(|end| end.status).min_by_key(|&status| rank(status));
+        let best = |of: &dyn Fn(Tier) -> bool| {
+            let those = tiers.iter().filter(|end| of(end.tier)).map(|end| end.status);
+            those.min_by_key(|&status| rank(status))
+        };
+        let status = best(&|tier| tier != Tier::Memory).or_else(|| best(&|_| true));
         let reason = tiers.iter().find_map(|end| end.reason.clone());
         Self { key, status: status.unwrap_or(StoreStatus::Failed), reason, tiers }
     }

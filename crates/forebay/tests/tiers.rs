@@ -307,21 +307,29 @@ fn a_lookup_of_a_thousand_chunks_is_pending_at_once_and_known_within_three_round
     assert!(requests <= 3 * 32, "{requests} requests, so more than three round trips of 32");
 }
 
-/// A store that answers when the gate is open.
+/// What waits at a gate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Puts,
+    /// Puts of the first part of a chunk that has several.
+    FirstParts,
+    Removals,
+}
+
+/// A store that answers some requests when the gate is open.
 struct Gated {
     fake: Arc<Fake>,
-    /// The gate is for removing only, and else for putting only.
-    for_removing: bool,
+    held: Held,
     gate: tokio::sync::Semaphore,
 }
 
 impl Gated {
     fn shut(fake: &Arc<Fake>) -> Arc<Self> {
-        Self::new(fake, false)
+        Self::new(fake, Held::Puts)
     }
 
-    fn new(fake: &Arc<Fake>, for_removing: bool) -> Arc<Self> {
-        Arc::new(Self { fake: Arc::clone(fake), for_removing, gate: tokio::sync::Semaphore::new(0) })
+    fn new(fake: &Arc<Fake>, held: Held) -> Arc<Self> {
+        Arc::new(Self { fake: Arc::clone(fake), held, gate: tokio::sync::Semaphore::new(0) })
     }
 
     fn open(&self) {
@@ -340,7 +348,7 @@ impl Gated {
 impl Objects for Gated {
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()> {
         Box::pin(async move {
-            if !self.for_removing {
+            if self.held == Held::Puts || (self.held == Held::FirstParts && name.ends_with("-0")) {
                 self.wait().await?;
             }
             self.fake.put(name, bytes).await
@@ -357,7 +365,7 @@ impl Objects for Gated {
 
     fn remove<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
-            if self.for_removing {
+            if self.held == Held::Removals {
                 self.wait().await?;
             }
             self.fake.remove(name).await
@@ -408,6 +416,46 @@ fn a_chunk_that_the_disk_does_not_take_ends_truly_on_each_tier_for_everybody_who
     assert_eq!(tiers(second), [(Tier::Remote, StoreStatus::Present)]);
     assert_eq!(tiers(third), [(Tier::Disk, StoreStatus::Stored), (Tier::Remote, StoreStatus::Stored)]);
     support::assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn a_chunk_is_not_there_before_all_of_its_parts_are() {
+    const LARGE: usize = 6 << 20;
+    let setup = Setup { chunk_bytes: LARGE, ..Setup::new(false) };
+    let gated = Gated::new(&setup.fake, Held::FirstParts);
+    let cache = setup.open_over(gated.clone());
+    let keys = prompt(1, 1);
+    let storing = support::begin_store(&cache, &keys, LARGE);
+    // The one in the middle is there, so the last one has been tried too, if it was.
+    wait_until("another part is there", || !setup.fake.names().is_empty());
+    std::thread::sleep(Duration::from_millis(100));
+    let there = setup.fake.names();
+    assert!(!there.iter().any(|name| name.ends_with("-end")), "{there:?}");
+    // Whoever shares the store finds nothing.
+    let other = setup.open();
+    assert!(matches!(other.lookup_within(&keys, PATIENCE), Lookup::Miss));
+    gated.open();
+    assert_eq!(storing.wait(Some(PATIENCE)).expect("it ends")[0].status, StoreStatus::Stored);
+    assert_eq!(setup.fake.names().len(), 3);
+    assert!(load(&cache, &keys, LARGE)[0].1 == bytes_of(&keys[0], LARGE), "wrong bytes");
+}
+
+#[test]
+fn what_only_memory_took_is_not_told_as_stored() {
+    let mut setup = Setup { disk_mib: 2.0, has_remote: false, ..Setup::new(true) };
+    let pinned = prompt(1, 40);
+    store(&setup.open(), &pinned, CHUNK);
+    // The next one has a memory tier, and all that is on disk is in use.
+    setup.memory_chunks = 8;
+    let cache = setup.open();
+    let hit = cache.lookup_within(&pinned, PATIENCE);
+    let outcome = store(&cache, &prompt(2, 1), CHUNK).remove(0);
+    assert_eq!(
+        ends(&outcome.tiers),
+        [(Tier::Memory, StoreStatus::Stored), (Tier::Disk, StoreStatus::Refused)]
+    );
+    assert_eq!((outcome.status, &outcome.reason), (StoreStatus::Refused, &Some(Reason::Full)), "{outcome:?}");
+    drop(hit);
 }
 
 #[test]
@@ -502,7 +550,7 @@ fn a_damaged_chunk_that_is_stored_anew_is_not_removed_afterwards() {
     let name = setup.fake.names().remove(0);
     support::wait_for(setup.fake.put(&name, Bytes::from_static(b"damaged"))).unwrap();
 
-    let gated = Gated::new(&setup.fake, true);
+    let gated = Gated::new(&setup.fake, Held::Removals);
     let cache = setup.open_over(gated.clone());
     let buffer = Arc::new(parking_lot::Mutex::new(vec![0; CHUNK]));
     let batch = cache.load(vec![(keys[0], Box::new(buffer))], None);

@@ -348,7 +348,8 @@ impl ControlPlane {
             None => Reason::NotThere,
         };
         remote.finish_store(to.ticket, false);
-        Some(CopyStep::Ended(key, TierEnd::of(Tier::Remote, Some(&reason)), Onward::default()))
+        let end = TierEnd::of(Tier::Remote, Some(&reason));
+        Some(CopyStep::Ended { key, end, onward: Onward::default(), ticket: Some(to.ticket) })
     }
 
     /// Takes a chunk from memory to the tier behind.
@@ -372,14 +373,14 @@ impl ControlPlane {
         let has_remote = self.store_to.remote && self.remote.is_some();
         if to == Tier::Disk && matches!(end.reason, Some(Reason::Full | Reason::Journal)) && has_remote {
             memory.send_elsewhere(outgoing, Tier::Remote);
-            return CopyStep::Ended(key, end, Onward::queued(Tier::Remote));
+            return CopyStep::Ended { key, end, onward: Onward::queued(Tier::Remote), ticket: None };
         }
         let onward = match end.reason {
             None => self.onward_of(to, key, length, outgoing.parent),
             Some(_) => Onward::default(),
         };
         memory.settle(outgoing.from.ticket, &key, to);
-        CopyStep::Ended(key, end, onward)
+        CopyStep::Ended { key, end, onward, ticket: None }
     }
 
     /// Takes a mover's word on a copy; says how it ended, and what becomes of the chunk on the tiers behind. A chunk that

@@ -47,8 +47,17 @@ pub struct CopyPlan {
 pub enum CopyStep {
     /// To be copied.
     Copy(CopyPlan),
-    /// It has come to its end on a tier without that.
-    Ended(ChunkKey, TierEnd, Onward),
+    /// A chunk has come to its end on a tier without that.
+    Ended {
+        /// The chunk.
+        key: ChunkKey,
+        /// How it ended there.
+        end: TierEnd,
+        /// What becomes of it on the tiers behind.
+        onward: Onward,
+        /// Under what others may wait for it as for a store, if it had begun.
+        ticket: Option<Ticket>,
+    },
 }
 
 /// A chunk to be loaded.

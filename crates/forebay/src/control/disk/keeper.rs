@@ -118,17 +118,25 @@ impl Shared {
         state.checkpoint_due = true;
     }
 
-    /// Writes down what is committed now, and goes on in a new segment from that moment. The lock is held for the
-    /// copy only: the new segment is begun before (empty beside one that still grows, it does no harm).
+    /// Writes down what is committed now, and goes on in a segment without records from that moment. The lock is held for
+    /// the copy only: a new segment is begun before (empty beside one that still grows, it does no harm). One that has
+    /// none yet, since the checkpoint it was begun for failed, is gone on with: else each try would leave one behind.
     fn checkpoint(&self) -> Result<()> {
-        let begin = self.state.lock().journal.next_segment();
-        let fresh = begin()?;
-        let (segment, records, covered) = {
+        let (segment, records, covered) = loop {
+            let begin = {
+                let state = self.state.lock();
+                (!state.journal.is_empty()).then(|| state.journal.next_segment())
+            };
+            let fresh = begin.map(|begin| begin()).transpose()?;
             let mut state = self.state.lock();
             let records: Vec<ChunkRecord> = state.catalog.committed().collect();
-            state.journal = fresh;
-            state.journal_records += SEGMENT_RECORDS;
-            (state.journal.segment(), records, state.journal_records - SEGMENT_RECORDS)
+            if let Some(fresh) = fresh {
+                state.journal = fresh;
+                state.journal_records += SEGMENT_RECORDS;
+            } else if !state.journal.is_empty() {
+                continue;
+            }
+            break (state.journal.segment(), records, state.journal_records - SEGMENT_RECORDS);
         };
         write_checkpoint(self.directory.path(), self.directory.epoch(), segment, &records)?;
         self.state.lock().journal_records -= covered;

@@ -288,9 +288,10 @@ impl DiskPlane {
             }
         }
         self.shared.wake.notify_all();
-        self.keeper.join(Instant::now() + JOIN_PATIENCE);
+        // A keeper that is still at it writes to the directories: they go with the process then.
+        let is_at_rest = self.keeper.join(Instant::now() + JOIN_PATIENCE);
         let mut state = self.shared.state.lock();
-        if state.phase == Phase::Closed && state.catalog.open_writes() == 0 {
+        if is_at_rest && state.phase == Phase::Closed && state.catalog.open_writes() == 0 {
             state.phase = Phase::GivenBack;
             self.shared.directory.give_back();
         }

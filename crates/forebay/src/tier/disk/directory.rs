@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::capacity::{Division, reserve_space};
 use super::data_files::DataFiles;
 use super::format_file::read_format;
-use super::journal::{Journal, SEGMENT_RECORDS, write_checkpoint};
+use super::journal::{Journal, SEGMENT_RECORDS, delete_before, write_checkpoint};
 use super::lock::Lock;
 use super::members::{Member, Members};
 use super::namespaces::describe;
@@ -80,6 +80,8 @@ impl Directory {
         let mut members = Members::gather(&settings.directories)?;
         let path = members.home().to_owned();
         let mut found = read_journal(&path)?;
+        // Left behind by a death right after a checkpoint.
+        delete_before(&path, found.first_segment);
         let mut rebuilt = None;
         let mut void = false;
         if !members.have_data() {

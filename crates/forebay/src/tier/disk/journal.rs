@@ -162,6 +162,11 @@ impl Journal {
         self.file.try_clone()
     }
 
+    /// Whether there are no records in its segment.
+    pub fn is_empty(&self) -> bool {
+        self.end == RECORD_BYTES as u64
+    }
+
     /// Its segment's number.
     pub fn segment(&self) -> u64 {
         self.segment
@@ -193,10 +198,15 @@ pub fn write_checkpoint(directory: &Path, epoch: u32, segment: u64, records: &[C
         File::open(directory)?.sync_all()
     };
     write().map_err(|error| Error::io(format!("writing the checkpoint {}", path.display()), error))?;
+    delete_before(directory, segment);
+    Ok(())
+}
+
+/// Deletes the segments before `segment`, which a checkpoint stands for.
+pub fn delete_before(directory: &Path, segment: u64) {
     for old in segments(directory).unwrap_or_default().into_iter().filter(|&number| number < segment) {
         if let Err(error) = fs::remove_file(segment_path(directory, old)) {
             tracing::warn!(segment = old, %error, "could not delete a journal segment that is no longer needed");
         }
     }
-    Ok(())
 }

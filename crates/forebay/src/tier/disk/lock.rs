@@ -20,12 +20,19 @@ const READERS_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Ownership of a directory, until this is dropped.
 #[derive(Debug)]
-pub struct Lock(File);
+pub struct Lock {
+    file: File,
+    /// Who took it.
+    process: u32,
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // A forked child may hold a copy of the descriptor; this ends the lock for all of them.
-        let _ = flock(&self.0, FlockOperation::Unlock);
+        // A forked child may hold a copy of the descriptor; this ends the lock for all of them. What a child drops is not
+        // its own.
+        if self.process == std::process::id() {
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
     }
 }
 
@@ -48,7 +55,7 @@ impl Lock {
         let deadline = Instant::now() + READERS_PATIENCE;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(file)),
+                Ok(()) => return Ok(Self { file, process: std::process::id() }),
                 Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
                     std::thread::sleep(READERS_PATIENCE / 20);
                 }
@@ -74,9 +81,9 @@ impl Lock {
     /// # Errors
     /// When the file cannot be written.
     pub fn sign(&mut self) -> io::Result<()> {
-        self.0.set_len(0)?;
-        self.0.rewind()?;
-        writeln!(self.0, "{}", std::process::id())
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        writeln!(self.file, "{}", std::process::id())
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Found {
     pub records: Vec<ChunkRecord>,
     /// The number the next segment is to have.
     pub next_segment: u64,
+    /// The first segment that counts: the checkpoint stands for those before.
+    pub first_segment: u64,
     /// The largest epoch seen.
     pub epoch: u32,
     /// Journal records that no checkpoint covers.
@@ -71,6 +73,7 @@ pub fn read_journal(directory: &Path) -> Result<Found> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(Error::io(doing(&path), error)),
     }
+    found.first_segment = next;
     let live: Vec<u64> = numbers.into_iter().filter(|&number| number >= next).collect();
     if live.is_empty() && next > 1 {
         found.damage.get_or_insert_with(|| format!("journal segment {next} is missing"));
