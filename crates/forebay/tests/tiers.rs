@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -438,6 +439,28 @@ fn a_chunk_is_not_there_before_all_of_its_parts_are() {
     assert_eq!(storing.wait(Some(PATIENCE)).expect("it ends")[0].status, StoreStatus::Stored);
     assert_eq!(setup.fake.names().len(), 3);
     assert!(load(&cache, &keys, LARGE)[0].1 == bytes_of(&keys[0], LARGE), "wrong bytes");
+}
+
+#[test]
+fn what_is_damaged_on_disk_is_not_copied_to_the_remote_store() {
+    let mut setup = Setup { has_remote: false, ..Setup::new(true) };
+    let keys = prompt(1, 3);
+    store(&setup.open(), &keys, CHUNK);
+    let data = std::fs::OpenOptions::new().write(true).open(setup.directory.path().join("data")).unwrap();
+    data.write_all_at(b"damaged", CHUNK as u64 / 2).unwrap();
+    // The next one has a remote store, and a prompt that is on disk goes there when it comes again.
+    setup.has_remote = true;
+    let cache = setup.open();
+    let outcomes = store(&cache, &keys, CHUNK);
+    let (damaged, sound): (Vec<_>, Vec<_>) =
+        outcomes.iter().partition(|outcome| outcome.tiers.last().unwrap().status == StoreStatus::Failed);
+    assert_eq!((damaged.len(), sound.len()), (1, 2), "{outcomes:?}");
+    assert!(matches!(damaged[0].reason, Some(Reason::Corrupt(_))), "{damaged:?}");
+    assert_eq!(setup.fake.names().len(), 2, "what was damaged is not there");
+    // Nor is it on disk any more.
+    store(&cache, &keys, CHUNK);
+    assert_eq!(setup.fake.names().len(), 3);
+    assert_eq!(support::count_right(&cache, &keys, CHUNK), 3);
 }
 
 #[test]

@@ -90,11 +90,16 @@ impl Shared {
             if let Some(journal) = sync {
                 synced_at = Instant::now();
                 // Each whatever the others gave: one drive that fails is to cost its own chunks only.
-                let journal = journal.and_then(|journal| journal.sync_data());
-                self.report(self.data.sync().map_err(|error| Error::io("syncing the data files", error)));
-                self.report(journal.map_err(|error| {
+                // What the journal names is there before it is named.
+                let data = self.data.sync().map_err(|error| Error::io("syncing the data files", error));
+                let journal = journal.and_then(|journal| journal.sync_data()).map_err(|error| {
                     Error::io(format!("syncing the journal in {}", self.directory.path().display()), error)
-                }));
+                });
+                if data.is_err() || journal.is_err() {
+                    self.state.lock().dirty = true;
+                }
+                self.report(data);
+                self.report(journal);
             }
             if checkpoint {
                 let outcome = self.checkpoint();
