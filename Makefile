@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo demo-remote test test-rust test-python lint fmt miri bench-peers setup native model clean
+.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz bench-peers setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -37,6 +37,12 @@ fmt:
 # Undefined behaviour in the crates' unsafe code, as far as an interpreter can run it. Needs a nightly toolchain.
 miri:
 	MIRIFLAGS=-Zmiri-permissive-provenance cargo +nightly miri test -p forebay --lib --test miri miri_
+
+# Each target of what is read from outside, for so long. Needs a nightly toolchain, and cargo-fuzz 0.13.
+FUZZ_SECONDS ?= 600
+fuzz:
+	cd crates/forebay-fuzz && for target in $$(cargo +nightly fuzz list); do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=16384 || exit 1; done
 
 # Against LMCache, vLLM's own tiering and foyer; writes its tables into docs/BENCHMARKS.md. Not part of CI.
 bench-peers: setup model

@@ -408,9 +408,13 @@ fn values_are_read_as_people_write_them() {
         assert!(resolved.warnings.is_empty(), "{:?}", resolved.warnings);
     }
     assert_eq!(accepted(with("max_local_disk_size: 16384")).config.max_local_disk_bytes, 1 << 44);
-    for (written, path) in
-        [("/kv", "/kv"), ("file:///kv/", "/kv/"), ("cache/kv", "cache/kv"), ("/a,b", "/a,b")]
-    {
+    for (written, path) in [
+        ("/kv", "/kv"),
+        ("file:///kv/", "/kv/"),
+        ("file:// /kv", "/kv"),
+        ("cache/kv", "cache/kv"),
+        ("/a,b", "/a,b"),
+    ] {
         let resolved = accepted(with(&format!("local_disk: {written}")));
         assert_eq!(resolved.config.local_disk, [Path::new(path)]);
         assert_eq!(resolved.config.value("local_disk"), Some(path.into()));

@@ -339,7 +339,7 @@ fn paths_in(text: &str) -> std::result::Result<Vec<&str>, &'static str> {
 
 /// The directory that a text names, or why it names none.
 fn directory(text: &str) -> std::result::Result<PathBuf, &'static str> {
-    let path = text.strip_prefix("file://").unwrap_or(text);
+    let path = text.strip_prefix("file://").unwrap_or(text).trim();
     if path.is_empty() {
         Err("the path is empty")
     } else if path.contains("://") {
