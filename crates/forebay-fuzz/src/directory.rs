@@ -60,12 +60,12 @@ fn check(catalog: &Catalog) {
 /// Opens it as a cache would, and again: what the first has written has to be right.
 fn open_twice(directory: &Path) {
     let opened = Directory::open(&settings(directory)).expect("damage is no error");
-    check(&opened.catalog);
-    let chunks: Vec<ChunkRecord> = opened.catalog.committed().collect();
+    check(&opened.stock.catalog);
+    let chunks: Vec<ChunkRecord> = opened.stock.catalog.committed().collect();
     drop(opened);
     let again = Directory::open(&settings(directory)).expect("damage is no error");
-    check(&again.catalog);
-    assert_eq!(again.catalog.committed().count(), chunks.len(), "chunks that were found are found again");
+    check(&again.stock.catalog);
+    assert_eq!(again.stock.catalog.committed().count(), chunks.len(), "chunks that were found are found again");
 }
 
 /// Two files, each record of which may be sealed: the first byte says which and where one ends.

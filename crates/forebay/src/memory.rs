@@ -158,6 +158,10 @@ impl PageMemory {
 
     /// Bytes that lie on huge pages now: what the kernel says of this memory in `smaps`.
     pub fn huge_bytes(&self) -> usize {
+        if self.len < HUGE_PAGE_BYTES {
+            // None were asked for.
+            return 0;
+        }
         let Ok(maps) = std::fs::read_to_string("/proc/self/smaps") else { return 0 };
         let (start, end) = (self.start.as_ptr() as usize, self.start.as_ptr() as usize + self.len);
         let mut inside = false;

@@ -77,6 +77,11 @@ impl<T> JobQueue<T> {
         }
     }
 
+    /// A job, if one is there.
+    pub(crate) fn try_pop(&self) -> Option<T> {
+        self.state.lock().jobs.pop_front()
+    }
+
     /// As [`Self::pop`], for a thread that helps out: takes a job when more than one waits, or one has waited for long
     /// (who serves the queue may be held up in a caller's code).
     pub(crate) fn pop_behind(&self) -> Option<T> {

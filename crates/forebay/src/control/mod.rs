@@ -19,6 +19,7 @@ mod plans;
 mod remote;
 mod sightings;
 mod stats;
+mod stepped;
 
 use std::path::PathBuf;
 use std::sync::Arc;

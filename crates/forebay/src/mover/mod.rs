@@ -30,6 +30,7 @@ mod job;
 mod load;
 mod memory;
 mod pages;
+mod stepped;
 mod store;
 mod stored;
 mod stream;
@@ -352,9 +353,13 @@ impl Shared {
     /// Serves a queue until it is closed and empty. A panic costs its job only.
     fn pump<M: ?Sized>(self: &Arc<Self>, queue: &JobQueue<Job<M>>, serve: fn(&Arc<Self>, Job<M>)) {
         while let Some(job) = queue.pop() {
-            if catch_unwind(AssertUnwindSafe(|| serve(self, job))).is_err() {
-                tracing::error!("a chunk's transfer panicked; the chunk was given up");
-            }
+            self.serve(job, serve);
+        }
+    }
+
+    fn serve<M: ?Sized>(self: &Arc<Self>, job: Job<M>, serve: fn(&Arc<Self>, Job<M>)) {
+        if catch_unwind(AssertUnwindSafe(|| serve(self, job))).is_err() {
+            tracing::error!("a chunk's transfer panicked; the chunk was given up");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Keeping the journal: what is written to it, and the thread that writes checkpoints and syncs.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,33 @@ use super::{Phase, Shared, State};
 use crate::catalog::{ChunkRecord, Entry};
 use crate::config::DiskSync;
 use crate::error::{Error, Result};
+use crate::tier::disk::home::HomeFile;
 use crate::tier::disk::journal::{SEGMENT_RECORDS, write_checkpoint};
 
 /// Between a checkpoint that failed and the next.
 const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is to be done for the journal, apart from appending to it.
+pub(super) struct Errands {
+    checkpoint: bool,
+    /// The segment that is to survive a power loss, and the data with it.
+    sync: Option<Arc<dyn HomeFile>>,
+}
+
+impl Errands {
+    pub(super) fn are_any(&self) -> bool {
+        self.checkpoint || self.sync.is_some()
+    }
+}
+
+impl State {
+    /// What is due, which from now on is the caller's to do.
+    pub(super) fn errands(&mut self, disk_sync: DiskSync) -> Errands {
+        let checkpoint = std::mem::take(&mut self.checkpoint_due);
+        let sync = matches!(disk_sync, DiskSync::Interval(_)) && std::mem::take(&mut self.dirty);
+        Errands { checkpoint, sync: sync.then(|| self.journal.sync_handle()) }
+    }
+}
 
 impl Shared {
     /// Adds to the journal, or to what it owes; `false` when that failed.
@@ -66,7 +90,7 @@ impl Shared {
         };
         let mut synced_at = Instant::now();
         loop {
-            let (checkpoint, sync, closed) = {
+            let (errands, closed) = {
                 let mut state = self.state.lock();
                 loop {
                     let sync_at = interval.filter(|_| state.dirty).map(|interval| synced_at + interval);
@@ -83,31 +107,13 @@ impl Shared {
                         None => self.wake.wait(&mut state),
                     }
                 }
-                let checkpoint = std::mem::take(&mut state.checkpoint_due);
-                let sync = interval.is_some() && std::mem::take(&mut state.dirty);
-                (checkpoint, sync.then(|| state.journal.sync_handle()), state.is_closed())
+                (state.errands(self.disk_sync), state.is_closed())
             };
-            if let Some(journal) = sync {
+            if errands.sync.is_some() {
                 synced_at = Instant::now();
-                // Each whatever the others gave: one drive that fails is to cost its own chunks only.
-                // What the journal names is there before it is named.
-                let data = self.data.sync().map_err(|error| Error::io("syncing the data files", error));
-                let journal = journal.and_then(|journal| journal.sync_data()).map_err(|error| {
-                    Error::io(format!("syncing the journal in {}", self.directory.path().display()), error)
-                });
-                if data.is_err() || journal.is_err() {
-                    self.state.lock().dirty = true;
-                }
-                self.report(data);
-                self.report(journal);
             }
-            if checkpoint {
-                let outcome = self.checkpoint();
-                let failed = outcome.is_err();
-                self.report(outcome);
-                if failed {
-                    self.pause();
-                }
+            if !self.run(&errands) {
+                self.pause();
             }
             if closed {
                 return;
@@ -115,12 +121,30 @@ impl Shared {
         }
     }
 
+    /// Runs the keeper's errands; `false` when the checkpoint is to be tried again later.
+    pub(super) fn run(&self, errands: &Errands) -> bool {
+        if let Some(journal) = &errands.sync {
+            // Each whatever the others gave: one drive that fails is to cost its own chunks only.
+            let journal = journal.sync();
+            self.report(self.data.sync().map_err(|error| Error::io("syncing the data files", error)));
+            self.report(journal.map_err(|error| {
+                Error::io(format!("syncing the journal in {}", self.directory.path().display()), error)
+            }));
+        }
+        let outcome = if errands.checkpoint { self.checkpoint() } else { Ok(()) };
+        let done = outcome.is_ok();
+        if !done {
+            self.state.lock().checkpoint_due = true;
+        }
+        self.report(outcome);
+        done
+    }
+
     /// Lets a second pass before a checkpoint that failed is tried again, unless the end comes first.
     fn pause(&self) {
         let until = Instant::now() + CHECKPOINT_PAUSE;
         let mut state = self.state.lock();
         while !state.is_closed() && !self.wake.wait_until(&mut state, until).timed_out() {}
-        state.checkpoint_due = true;
     }
 
     /// Writes down what is committed now, and goes on in a segment without records from that moment. The lock is held for
@@ -143,7 +167,7 @@ impl Shared {
             }
             break (state.journal.segment(), records, state.journal_records - SEGMENT_RECORDS);
         };
-        write_checkpoint(self.directory.path(), self.directory.epoch(), segment, &records)?;
+        write_checkpoint(self.directory.home(), self.directory.epoch(), segment, &records)?;
         self.state.lock().journal_records -= covered;
         Ok(())
     }

@@ -27,6 +27,7 @@ use crate::outcome::{LoadStatus, Reason};
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::disk::directory::{Directory, Opened, Settings};
 use crate::tier::disk::journal::Journal;
+use crate::tier::disk::stock::Stock;
 
 /// See the module's documentation.
 pub(super) struct DiskPlane {
@@ -34,10 +35,14 @@ pub(super) struct DiskPlane {
     keeper: Crew,
 }
 
+/// Gives milliseconds since 1970.
+pub(super) type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
+
 /// What the calls and the keeper share.
 pub(super) struct Shared {
     pub(super) directory: Directory,
     disk_sync: DiskSync,
+    clock: Clock,
     pub(super) data: DataFiles,
     pub(super) state: Mutex<State>,
     wake: Condvar,
@@ -113,12 +118,22 @@ impl DiskPlane {
             direct_io: config.disk_direct_io == DirectIo::Auto,
             cache_policy: config.cache_policy,
         };
-        let Opened { directory, catalog, journal, journal_records, interrupted, rebuilt } =
-            Directory::open(&settings)?;
+        let opened = Directory::open(&settings)?;
         if let Some(namespace) = namespace {
-            directory.describe(namespace)?;
+            opened.directory.describe(namespace)?;
         }
-        let data = DataFiles::open(directory.data_paths(), settings.direct_io)?;
+        let data = DataFiles::open(opened.directory.data_paths(), settings.direct_io)?;
+        let plane = Self::stepped(opened, data, config.disk_sync, Box::new(now_ms));
+        let shared = Arc::clone(&plane.shared);
+        plane.keeper.spawn("forebay-keeper".into(), move || shared.keep())?;
+        Ok(plane)
+    }
+
+    /// On directories that are open, with a clock that gives milliseconds since 1970, and no keeper: its turns are the
+    /// caller's to take.
+    pub(super) fn stepped(opened: Opened, data: DataFiles, disk_sync: DiskSync, clock: Clock) -> Self {
+        let Opened { directory, stock } = opened;
+        let Stock { catalog, journal, journal_records, interrupted, rebuilt, .. } = stock;
         let state = State {
             catalog,
             journal,
@@ -130,7 +145,8 @@ impl DiskPlane {
         };
         let shared = Arc::new(Shared {
             directory,
-            disk_sync: config.disk_sync,
+            disk_sync,
+            clock,
             data,
             state: Mutex::new(state),
             wake: Condvar::new(),
@@ -138,10 +154,19 @@ impl DiskPlane {
             interrupted,
             rebuilt,
         });
-        let plane = Self { shared, keeper: Crew::default() };
-        let shared = Arc::clone(&plane.shared);
-        plane.keeper.spawn("forebay-keeper".into(), move || shared.keep())?;
-        Ok(plane)
+        Self { shared, keeper: Crew::default() }
+    }
+
+    /// What the keeper does when a checkpoint is due or it is time to sync. Whether there was anything to do.
+    pub(super) fn keep_once(&self) -> bool {
+        let errands = self.shared.state.lock().errands(self.shared.disk_sync);
+        self.shared.run(&errands);
+        errands.are_any()
+    }
+
+    /// Shows the catalog.
+    pub(super) fn inspect<T>(&self, look: impl FnOnce(&Catalog) -> T) -> T {
+        look(&self.shared.state.lock().catalog)
     }
 
     /// How much of this prompt is there.
@@ -166,7 +191,7 @@ impl DiskPlane {
             return chunks.iter().map(|_| TierStore::Refused(Reason::Busy)).collect();
         }
         let mut removed = Vec::new();
-        let decisions = state.catalog.plan_store(chunks, parent, now_ms(), &mut removed);
+        let decisions = state.catalog.plan_store(chunks, parent, (self.shared.clock)(), &mut removed);
         // What was evicted must be gone for good before anything is written over it.
         let owes_nothing = removed.is_empty() && state.unrecorded.is_empty();
         let recorded = owes_nothing || self.shared.append(&mut state, &removed);
@@ -210,7 +235,7 @@ impl DiskPlane {
         let sync = (shared.disk_sync == DiskSync::Always).then(|| state.journal.sync_handle());
         drop(state);
         if let Some(sync) = sync
-            && let Err(error) = sync.and_then(|file| file.sync_data())
+            && let Err(error) = sync.sync()
         {
             add(&shared.counters.journal_errors, 1);
             return Err(Reason::Io(error.to_string()));

@@ -39,6 +39,11 @@ impl DataFiles {
         Ok(files)
     }
 
+    /// Puts a file in the place of a drive, which is less than [`DRIVES_MAX`].
+    pub fn set(&mut self, drive: u8, file: Arc<dyn BlockFile>) {
+        self.files[usize::from(drive)] = Some(file);
+    }
+
     /// These files with `wrap` around each, called in the order of their drives' numbers.
     #[must_use]
     pub fn wrapped(self, mut wrap: impl FnMut(Arc<dyn BlockFile>) -> Arc<dyn BlockFile>) -> Self {

@@ -5,18 +5,20 @@
 //! never changes what is not Forebay's.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::capacity::{Division, reserve_space};
 use super::data_files::DataFiles;
 use super::format_file::read_format;
-use super::journal::{Journal, SEGMENT_RECORDS, delete_before, write_checkpoint};
+use super::home::{Home, OsHome};
 use super::lock::Lock;
 use super::members::{Member, Members};
 use super::namespaces::describe;
-use super::recovery::{DriveData, Found, read_journal, rebuild};
-use crate::catalog::{BLOCK_BYTES, CachePolicy, Catalog, ChunkRecord, DRIVES_MAX, EPOCH_MAX, Entry, Limits};
+use super::recovery::{DriveData, Found, rebuild};
+use super::stock::{Ground, Stock, take_stock};
+use crate::catalog::{BLOCK_BYTES, CachePolicy, ChunkRecord, DRIVES_MAX, Limits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
 
@@ -45,7 +47,7 @@ pub struct Settings {
 /// The owned directories of a cache. The locks go with it.
 #[derive(Debug)]
 pub struct Directory {
-    path: PathBuf,
+    home: Arc<dyn Home>,
     data_paths: Vec<(u8, PathBuf)>,
     epoch: u32,
     journal_records_max: u64,
@@ -58,15 +60,47 @@ pub struct Opened {
     /// The directories, locked.
     pub directory: Directory,
     /// All that is in them.
-    pub catalog: Catalog,
-    /// A fresh segment.
-    pub journal: Journal,
-    /// Journal records that no checkpoint covers.
-    pub journal_records: u64,
-    /// Interrupted journal records that were passed over.
-    pub interrupted: u64,
-    /// Why the catalog had to be rebuilt from the trailers, if so.
-    pub rebuilt: Option<String>,
+    pub stock: Stock,
+}
+
+/// Directories that are being opened.
+struct Directories<'a> {
+    settings: &'a Settings,
+    division: Division,
+    members: Members,
+    home: Arc<dyn Home>,
+}
+
+impl Ground for Directories<'_> {
+    fn home(&self) -> &Arc<dyn Home> {
+        &self.home
+    }
+
+    fn have_data(&self) -> bool {
+        self.members.have_data()
+    }
+
+    fn noted_epoch(&self) -> u32 {
+        self.members.epoch()
+    }
+
+    fn by_trailers(&self) -> Result<Found> {
+        let found = found_by_trailers(self.members.list(), self.settings.direct_io)?;
+        if !self.members.home_is_noted() && found.records.iter().all(|record| record.drive != 0) {
+            return Err(not_ours(self.members.home()));
+        }
+        Ok(found)
+    }
+
+    fn settle(&mut self, epoch: u32) -> Result<Limits> {
+        self.members.settle(epoch)?;
+        let blocks = reserve_space(self.settings, self.division, self.members.list())?;
+        Ok(Limits { blocks, chunks_max: self.division.chunks_max, tickets_max: TICKETS_MAX })
+    }
+
+    fn holds(&self, record: &ChunkRecord) -> bool {
+        self.members.hold(record)
+    }
 }
 
 impl Directory {
@@ -77,77 +111,35 @@ impl Directory {
     /// another cache or of a format this version does not read, no room.
     pub fn open(settings: &Settings) -> Result<Opened> {
         let division = Division::of(settings)?;
-        let mut members = Members::gather(&settings.directories)?;
-        let path = members.home().to_owned();
-        let mut found = read_journal(&path)?;
-        // Left behind by a death right after a checkpoint.
-        delete_before(&path, found.first_segment);
-        let mut rebuilt = None;
-        let mut void = false;
-        if !members.have_data() {
-            // Without data, whatever the journal says is void.
-            void = !found.is_empty();
-            found.records.clear();
-        } else if let Some(damage) =
-            found.damage.take().or_else(|| found.is_empty().then(|| "it is missing".into()))
-        {
-            tracing::warn!(directory = %path.display(), damage, "cannot use the journal; reading the chunks' trailers");
-            let next_segment = found.next_segment;
-            found = found_by_trailers(members.list(), settings.direct_io)?;
-            if !members.home_is_noted() && found.records.iter().all(|record| record.drive != 0) {
-                return Err(not_ours(&path));
-            }
-            found.next_segment = next_segment;
-            rebuilt = Some(damage);
-        }
-        let epoch = found.epoch.max(members.epoch()) + 1;
-        if epoch > EPOCH_MAX {
-            let message = format!(
-                "{} was opened {EPOCH_MAX} times, the most its format counts; empty it",
-                path.display()
-            );
-            return Err(Error::new(ErrorKind::Format, message));
-        }
-        members.settle(epoch)?;
-        let blocks = reserve_space(settings, division, members.list())?;
-
-        let limits = Limits { blocks, chunks_max: division.chunks_max, tickets_max: TICKETS_MAX };
-        let mut catalog = Catalog::new(limits, settings.cache_policy, epoch);
-        let mut journal = Journal::begin(&path, found.next_segment, epoch)?;
-        // Newest first: of two chunks that claim the same blocks the newer one is right, and if not all of them
-        // have room any more the oldest go. A drive that is lost has taken its chunks with it.
-        let mut gone: Vec<Entry> = Vec::new();
-        for record in found.records.iter().rev() {
-            if !members.hold(record) || !catalog.restore(*record) {
-                gone.push(Entry::Remove(record.key, record.generation));
-            }
-        }
-        catalog.tie_restored();
-        journal
-            .append(&gone)
-            .map_err(|error| Error::io(format!("writing the journal in {}", path.display()), error))?;
-        if rebuilt.is_some() || void {
-            // The old journal is not to be read again.
-            let records: Vec<ChunkRecord> = catalog.committed().collect();
-            journal = journal.next_segment()()?;
-            write_checkpoint(&path, epoch, journal.segment(), &records)?;
-        }
-        let Found { interrupted, replayed, .. } = found;
-        let segments = super::journal::segments(&path).map_or(1, |segments| segments.len() as u64);
-        let journal_records = replayed + gone.len() as u64 + SEGMENT_RECORDS * segments;
+        let members = Members::gather(&settings.directories)?;
+        let home: Arc<dyn Home> = Arc::new(OsHome::new(members.home()));
+        let mut ground = Directories { settings, division, members, home };
+        let stock = take_stock(&mut ground, settings.cache_policy)?;
+        let Directories { members, home, .. } = ground;
         let directory = Self {
-            path,
+            home,
             data_paths: members.list().iter().map(|member| (member.drive, data_path(&member.path))).collect(),
-            epoch,
+            epoch: stock.epoch,
             journal_records_max: division.journal_records_max,
             locks: Mutex::new(members.into_locks()),
         };
-        Ok(Opened { directory, catalog, journal, journal_records, interrupted, rebuilt })
+        Ok(Opened { directory, stock })
+    }
+
+    /// A cache that is nobody's but the caller's: `home` is what [`take_stock`] began `epoch` in, and its journal is to
+    /// have a checkpoint after so many records.
+    pub fn of_one_owner(home: Arc<dyn Home>, epoch: u32, journal_records_max: u64) -> Self {
+        Self { home, data_paths: Vec::new(), epoch, journal_records_max, locks: Mutex::default() }
+    }
+
+    /// Where the journal is.
+    pub fn home(&self) -> &dyn Home {
+        &*self.home
     }
 
     /// Where home is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.home.path()
     }
 
     /// The data file of each drive.
@@ -175,7 +167,7 @@ impl Directory {
     /// # Errors
     /// When that cannot be written.
     pub fn describe(&self, namespace: &Namespace) -> Result<()> {
-        describe(&self.path, namespace)
+        describe(self.path(), namespace)
     }
 }
 

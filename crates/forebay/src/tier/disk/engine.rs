@@ -129,6 +129,15 @@ impl LateEngine {
         Self { open, staging, choice, threads, started: OnceLock::new(), starting: Mutex::new(()) }
     }
 
+    /// One that has started.
+    pub(crate) fn of(started: Started, staging: Arc<Staging>) -> Self {
+        let files = started.files.clone();
+        Self {
+            started: started.into(),
+            ..Self::new(Box::new(move || Ok(files.clone())), staging, IoEngineChoice::Auto, 0)
+        }
+    }
+
     /// The engine; starts it if it has not been. What failed once is tried again.
     ///
     /// # Errors

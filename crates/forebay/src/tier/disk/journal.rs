@@ -8,13 +8,13 @@
 //! Segment `n` is the file `journal.n`; the checkpoint says from which segment on to replay. Both are a header and
 //! then records, all 128 bytes long (`docs/FORMAT.md`).
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use twox_hash::XxHash3_64;
 
+use super::home::{Home, HomeFile, OsHome};
 use super::trailer::FORMAT_VERSION;
 use crate::catalog::{ChunkRecord, Entry, RECORD_BYTES, u32_at, u64_at};
 use crate::error::{Error, Result};
@@ -25,6 +25,8 @@ pub const SEGMENT_RECORDS: u64 = 32;
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 const CHECKPOINT_NEW_FILE: &str = "checkpoint.new";
 const SEGMENT_PREFIX: &str = "journal.";
+/// A checkpoint is written in pieces of this size.
+const CHECKPOINT_PIECE_BYTES: usize = 1 << 20;
 
 /// Which of the two kinds of file a header begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +87,12 @@ impl FileHeader {
 
 /// The file of a segment.
 pub fn segment_path(directory: &Path, segment: u64) -> PathBuf {
-    directory.join(format!("{SEGMENT_PREFIX}{segment}"))
+    directory.join(segment_name(segment))
+}
+
+/// The name of a segment's file.
+pub(super) fn segment_name(segment: u64) -> String {
+    format!("{SEGMENT_PREFIX}{segment}")
 }
 
 /// Numbers of the segments in a directory, ascending.
@@ -93,12 +100,16 @@ pub fn segment_path(directory: &Path, segment: u64) -> PathBuf {
 /// # Errors
 /// When the directory cannot be read.
 pub fn segments(directory: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(SEGMENT_PREFIX));
-        numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
-    }
+    segments_in(&OsHome::new(directory))
+}
+
+/// Numbers of the segments in a home, ascending.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn segments_in(home: &dyn Home) -> io::Result<Vec<u64>> {
+    let number = |name: String| name.strip_prefix(SEGMENT_PREFIX)?.parse::<u64>().ok();
+    let mut numbers: Vec<u64> = home.list()?.into_iter().filter_map(number).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
@@ -106,10 +117,10 @@ pub fn segments(directory: &Path) -> io::Result<Vec<u64>> {
 /// The segment that is being written.
 #[derive(Debug)]
 pub struct Journal {
-    directory: PathBuf,
+    home: Arc<dyn Home>,
     epoch: u32,
     segment: u64,
-    file: File,
+    file: Arc<dyn HomeFile>,
     end: u64,
 }
 
@@ -118,16 +129,19 @@ impl Journal {
     ///
     /// # Errors
     /// When the file cannot be made.
-    pub fn begin(directory: &Path, segment: u64, epoch: u32) -> Result<Self> {
-        let path = segment_path(directory, segment);
-        let doing = || format!("beginning the journal segment {}", path.display());
-        let file = File::create(&path).map_err(|error| Error::io(doing(), error))?;
+    pub fn begin(home: &Arc<dyn Home>, segment: u64, epoch: u32) -> Result<Self> {
         let header = FileHeader { epoch, segment, records: 0 }.encode(FileKind::Segment);
-        file.write_all_at(&header, 0)
-            .and_then(|()| File::open(directory)?.sync_all())
-            .map_err(|error| Error::io(doing(), error))?;
-        let end = header.len() as u64;
-        Ok(Self { directory: directory.to_owned(), epoch, segment, file, end })
+        let begin = || -> io::Result<_> {
+            let file = home.create(&segment_name(segment))?;
+            file.write_at(&header, 0)?;
+            home.sync_names()?;
+            Ok(file)
+        };
+        let file = begin().map_err(|error| {
+            let path = segment_path(home.path(), segment);
+            Error::io(format!("beginning the journal segment {}", path.display()), error)
+        })?;
+        Ok(Self { home: Arc::clone(home), epoch, segment, file, end: header.len() as u64 })
     }
 
     /// Adds entries.
@@ -137,7 +151,7 @@ impl Journal {
     pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(entries.len() * RECORD_BYTES);
         entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.encode()));
-        if let Err(error) = self.file.write_all_at(&bytes, self.end) {
+        if let Err(error) = self.file.write_at(&bytes, self.end) {
             // What was written of them must not be replayed.
             let _ = self.file.set_len(self.end);
             return Err(error);
@@ -151,15 +165,12 @@ impl Journal {
     /// # Errors
     /// The file's.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync()
     }
 
-    /// A second handle of the segment's file, to [`File::sync_data`] without holding the journal.
-    ///
-    /// # Errors
-    /// When there are no more file descriptors.
-    pub fn sync_handle(&self) -> io::Result<File> {
-        self.file.try_clone()
+    /// The segment's file, to [`HomeFile::sync`] without holding the journal.
+    pub fn sync_handle(&self) -> Arc<dyn HomeFile> {
+        Arc::clone(&self.file)
     }
 
     /// Whether there are no records in its segment.
@@ -174,8 +185,8 @@ impl Journal {
 
     /// Begins the segment after this one, when called; needs nothing of this journal then.
     pub fn next_segment(&self) -> impl FnOnce() -> Result<Self> + use<> {
-        let (directory, segment, epoch) = (self.directory.clone(), self.segment + 1, self.epoch);
-        move || Self::begin(&directory, segment, epoch)
+        let (home, segment, epoch) = (Arc::clone(&self.home), self.segment + 1, self.epoch);
+        move || Self::begin(&home, segment, epoch)
     }
 }
 
@@ -183,29 +194,34 @@ impl Journal {
 ///
 /// # Errors
 /// When it cannot be written; the former checkpoint and its segments then stay the truth.
-pub fn write_checkpoint(directory: &Path, epoch: u32, segment: u64, records: &[ChunkRecord]) -> Result<()> {
-    let path = directory.join(CHECKPOINT_NEW_FILE);
+pub fn write_checkpoint(home: &dyn Home, epoch: u32, segment: u64, records: &[ChunkRecord]) -> Result<()> {
     let write = || -> io::Result<()> {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(&path)?);
-        out.write_all(
-            &FileHeader { epoch, segment, records: records.len() as u64 }.encode(FileKind::Checkpoint),
-        )?;
-        for record in records {
-            out.write_all(&Entry::Put(*record).encode())?;
+        let file = home.create(CHECKPOINT_NEW_FILE)?;
+        let header = FileHeader { epoch, segment, records: records.len() as u64 };
+        let (mut piece, mut end) = (header.encode(FileKind::Checkpoint).to_vec(), 0);
+        for records in records.chunks(CHECKPOINT_PIECE_BYTES / RECORD_BYTES) {
+            records.iter().for_each(|record| piece.extend_from_slice(&Entry::Put(*record).encode()));
+            file.write_at(&piece, end)?;
+            end += piece.len() as u64;
+            piece.clear();
         }
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&path, directory.join(CHECKPOINT_FILE))?;
-        File::open(directory)?.sync_all()
+        file.write_at(&piece, end)?;
+        file.sync()?;
+        home.rename(CHECKPOINT_NEW_FILE, CHECKPOINT_FILE)?;
+        home.sync_names()
     };
-    write().map_err(|error| Error::io(format!("writing the checkpoint {}", path.display()), error))?;
-    delete_before(directory, segment);
+    write().map_err(|error| {
+        let path = home.path().join(CHECKPOINT_NEW_FILE);
+        Error::io(format!("writing the checkpoint {}", path.display()), error)
+    })?;
+    delete_before(home, segment);
     Ok(())
 }
 
 /// Deletes the segments before `segment`, which a checkpoint stands for.
-pub fn delete_before(directory: &Path, segment: u64) {
-    for old in segments(directory).unwrap_or_default().into_iter().filter(|&number| number < segment) {
-        if let Err(error) = fs::remove_file(segment_path(directory, old)) {
+pub fn delete_before(home: &dyn Home, segment: u64) {
+    for old in segments_in(home).unwrap_or_default().into_iter().filter(|&number| number < segment) {
+        if let Err(error) = home.remove(&segment_name(old)) {
             tracing::warn!(segment = old, %error, "could not delete a journal segment that is no longer needed");
         }
     }

@@ -6,13 +6,13 @@
 //! that overlap the newest. Assumes that nobody writes to the directory meanwhile.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::block_file::{BlockFile, read_blocks};
 use super::format_file::holds;
-use super::journal::{CHECKPOINT_FILE, FileHeader, FileKind, segment_path, segments};
+use super::home::{Home, OsHome};
+use super::journal::{CHECKPOINT_FILE, FileHeader, FileKind, segment_name, segments_in};
 use super::trailer;
 use crate::catalog::{AddressSpace, BLOCK_BYTES, Catalog, ChunkRecord, Entry, Extent, Extents, RECORD_BYTES};
 use crate::error::{Error, Result};
@@ -49,14 +49,21 @@ impl Found {
 /// # Errors
 /// When the directory cannot be read at all.
 pub fn read_journal(directory: &Path) -> Result<Found> {
-    let doing = |path: &Path| format!("reading {}", path.display());
-    let numbers = segments(directory).map_err(|error| Error::io(doing(directory), error))?;
+    read_journal_in(&OsHome::new(directory))
+}
+
+/// As [`read_journal`], of a home that may be any.
+///
+/// # Errors
+/// As there.
+pub fn read_journal_in(home: &dyn Home) -> Result<Found> {
+    let doing = |name: &str| format!("reading {}", home.path().join(name).display());
+    let numbers = segments_in(home).map_err(|error| Error::io(doing(""), error))?;
     let mut replay = Replay::default();
     let mut found = Found { next_segment: numbers.last().map_or(1, |last| last + 1), ..Found::default() };
 
-    let path = directory.join(CHECKPOINT_FILE);
     let mut next = 1;
-    match fs::read(&path) {
+    match home.read(CHECKPOINT_FILE) {
         Ok(bytes) => match FileHeader::decode(&bytes, FileKind::Checkpoint) {
             Some(file) => {
                 next = file.segment;
@@ -71,7 +78,7 @@ pub fn read_journal(directory: &Path) -> Result<Found> {
             None => found.damage = Some("the checkpoint's header is not sound".into()),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::io(doing(&path), error)),
+        Err(error) => return Err(Error::io(doing(CHECKPOINT_FILE), error)),
     }
     found.first_segment = next;
     let live: Vec<u64> = numbers.into_iter().filter(|&number| number >= next).collect();
@@ -82,8 +89,8 @@ pub fn read_journal(directory: &Path) -> Result<Found> {
         if number != expected {
             found.damage.get_or_insert_with(|| format!("journal segment {expected} is missing"));
         }
-        let path = segment_path(directory, number);
-        let bytes = fs::read(&path).map_err(|error| Error::io(doing(&path), error))?;
+        let name = segment_name(number);
+        let bytes = home.read(&name).map_err(|error| Error::io(doing(&name), error))?;
         match FileHeader::decode(&bytes, FileKind::Segment) {
             Some(file) if file.segment == number => {
                 found.epoch = found.epoch.max(file.epoch);

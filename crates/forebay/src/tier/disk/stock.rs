@@ -1,0 +1,117 @@
+//! Taking stock: from what is found in a cache's directories to a catalog, and a journal that goes on from there.
+//!
+//! Promises: what checkpoint and journal say is in the catalog, and where they cannot be trusted what the trailers
+//! prove; the epoch is a new one, and noted before anything is written under it; what is found and not taken in is
+//! noted as gone. At every instant what is on disk can be taken stock of again, with the same chunks.
+
+use std::sync::Arc;
+
+use super::home::Home;
+use super::journal::{Journal, SEGMENT_RECORDS, delete_before, segments_in, write_checkpoint};
+use super::recovery::{Found, read_journal_in};
+use crate::catalog::{CachePolicy, Catalog, ChunkRecord, EPOCH_MAX, Entry, Limits};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What the directories of a cache are asked for. They are locked, and nobody else writes to them.
+pub trait Ground {
+    /// Where the journal is.
+    fn home(&self) -> &Arc<dyn Home>;
+
+    /// Whether any of them had a data file with something in it.
+    fn have_data(&self) -> bool;
+
+    /// The largest epoch that any of them notes.
+    fn noted_epoch(&self) -> u32;
+
+    /// What the trailers of all chunks say.
+    ///
+    /// # Errors
+    /// When a data file cannot be read, or nothing of a cache is left.
+    fn by_trailers(&self) -> Result<Found>;
+
+    /// Notes the epoch, so that it survives a power loss, and takes the space that chunks may have.
+    ///
+    /// # Errors
+    /// When that cannot be written, or there is no room.
+    fn settle(&mut self, epoch: u32) -> Result<Limits>;
+
+    /// Whether the chunk of this record can be on one of the drives. Asked after [`Self::settle`].
+    fn holds(&self, record: &ChunkRecord) -> bool;
+}
+
+/// What there is.
+#[derive(Debug)]
+pub struct Stock {
+    /// The chunks.
+    pub catalog: Catalog,
+    /// A fresh segment.
+    pub journal: Journal,
+    /// The epoch that has begun.
+    pub epoch: u32,
+    /// Journal records that no checkpoint covers.
+    pub journal_records: u64,
+    /// Interrupted journal records that were passed over.
+    pub interrupted: u64,
+    /// Why the catalog had to be rebuilt from the trailers, if so.
+    pub rebuilt: Option<String>,
+}
+
+/// Takes stock.
+///
+/// # Errors
+/// What the directories answer.
+pub fn take_stock(ground: &mut impl Ground, policy: CachePolicy) -> Result<Stock> {
+    let home = Arc::clone(ground.home());
+    let mut found = read_journal_in(&*home)?;
+    // Left behind by a death right after a checkpoint.
+    delete_before(&*home, found.first_segment);
+    let mut rebuilt = None;
+    let mut void = false;
+    if !ground.have_data() {
+        // Without data, whatever the journal says is void.
+        void = !found.is_empty();
+        found.records.clear();
+    } else if let Some(damage) =
+        found.damage.take().or_else(|| found.is_empty().then(|| "it is missing".into()))
+    {
+        tracing::warn!(directory = %home.path().display(), damage, "cannot use the journal; reading the chunks' trailers");
+        let next_segment = found.next_segment;
+        found = ground.by_trailers()?;
+        found.next_segment = next_segment;
+        rebuilt = Some(damage);
+    }
+    let epoch = found.epoch.max(ground.noted_epoch()) + 1;
+    if epoch > EPOCH_MAX {
+        let message = format!(
+            "{} was opened {EPOCH_MAX} times, the most its format counts; empty it",
+            home.path().display()
+        );
+        return Err(Error::new(ErrorKind::Format, message));
+    }
+    let limits = ground.settle(epoch)?;
+
+    let mut catalog = Catalog::new(limits, policy, epoch);
+    let mut journal = Journal::begin(&home, found.next_segment, epoch)?;
+    // Newest first: of two chunks that claim the same blocks the newer one is right, and if not all of them
+    // have room any more the oldest go. A drive that is lost has taken its chunks with it.
+    let mut gone: Vec<Entry> = Vec::new();
+    for record in found.records.iter().rev() {
+        if !ground.holds(record) || !catalog.restore(*record) {
+            gone.push(Entry::Remove(record.key, record.generation));
+        }
+    }
+    catalog.tie_restored();
+    journal
+        .append(&gone)
+        .map_err(|error| Error::io(format!("writing the journal in {}", home.path().display()), error))?;
+    if rebuilt.is_some() || void {
+        // The old journal is not to be read again.
+        let records: Vec<ChunkRecord> = catalog.committed().collect();
+        journal = journal.next_segment()()?;
+        write_checkpoint(&*home, epoch, journal.segment(), &records)?;
+    }
+    let Found { interrupted, replayed, .. } = found;
+    let segments = segments_in(&*home).map_or(1, |segments| segments.len() as u64);
+    let journal_records = replayed + gone.len() as u64 + SEGMENT_RECORDS * segments;
+    Ok(Stock { catalog, journal, epoch, journal_records, interrupted, rebuilt })
+}
