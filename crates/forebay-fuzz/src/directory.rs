@@ -65,7 +65,11 @@ fn open_twice(directory: &Path) {
     drop(opened);
     let again = Directory::open(&settings(directory)).expect("damage is no error");
     check(&again.stock.catalog);
-    assert_eq!(again.stock.catalog.committed().count(), chunks.len(), "chunks that were found are found again");
+    assert_eq!(
+        again.stock.catalog.committed().count(),
+        chunks.len(),
+        "chunks that were found are found again"
+    );
 }
 
 /// Two files, each record of which may be sealed: the first byte says which and where one ends.

@@ -11,7 +11,7 @@ use crate::catalog::{ChunkRecord, Entry};
 use crate::config::DiskSync;
 use crate::error::{Error, Result};
 use crate::tier::disk::home::HomeFile;
-use crate::tier::disk::journal::{SEGMENT_RECORDS, write_checkpoint};
+use crate::tier::disk::journal::{SEGMENT_RECORDS, sync_segment, write_checkpoint};
 
 /// Between a checkpoint that failed and the next.
 const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
@@ -19,8 +19,13 @@ const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
 /// What is to be done for the journal, apart from appending to it.
 pub(super) struct Errands {
     checkpoint: bool,
-    /// The segment that is to survive a power loss, and the data with it.
-    sync: Option<Arc<dyn HomeFile>>,
+    /// What is to survive a power loss, and the data with it.
+    sync: Option<Segments>,
+}
+
+struct Segments {
+    former: Vec<u64>,
+    current: Arc<dyn HomeFile>,
 }
 
 impl Errands {
@@ -34,7 +39,11 @@ impl State {
     pub(super) fn errands(&mut self, disk_sync: DiskSync) -> Errands {
         let checkpoint = std::mem::take(&mut self.checkpoint_due);
         let sync = matches!(disk_sync, DiskSync::Interval(_)) && std::mem::take(&mut self.dirty);
-        Errands { checkpoint, sync: sync.then(|| self.journal.sync_handle()) }
+        let sync = sync.then(|| Segments {
+            former: std::mem::take(&mut self.unsynced),
+            current: self.journal.sync_handle(),
+        });
+        Errands { checkpoint, sync }
     }
 }
 
@@ -123,13 +132,25 @@ impl Shared {
 
     /// Runs the keeper's errands; `false` when the checkpoint is to be tried again later.
     pub(super) fn run(&self, errands: &Errands) -> bool {
-        if let Some(journal) = &errands.sync {
+        if let Some(Segments { former, current }) = &errands.sync {
             // Each whatever the others gave: one drive that fails is to cost its own chunks only.
-            let journal = journal.sync();
-            self.report(self.data.sync().map_err(|error| Error::io("syncing the data files", error)));
-            self.report(journal.map_err(|error| {
+            let data = self.data.sync().map_err(|error| Error::io("syncing the data files", error));
+            let of_journal = |error| {
                 Error::io(format!("syncing the journal in {}", self.directory.path().display()), error)
-            }));
+            };
+            for &segment in former {
+                let synced = sync_segment(self.directory.home(), segment);
+                if synced.is_err() {
+                    self.state.lock().unsynced.push(segment);
+                }
+                self.report(synced.map_err(of_journal));
+            }
+            let current = current.sync().map_err(of_journal);
+            if data.is_err() || current.is_err() {
+                self.state.lock().dirty = true;
+            }
+            self.report(data);
+            self.report(current);
         }
         let outcome = if errands.checkpoint { self.checkpoint() } else { Ok(()) };
         let done = outcome.is_ok();
@@ -160,7 +181,11 @@ impl Shared {
             let mut state = self.state.lock();
             let records: Vec<ChunkRecord> = state.catalog.committed().collect();
             if let Some(fresh) = fresh {
-                state.journal = fresh;
+                let former = std::mem::replace(&mut state.journal, fresh);
+                if matches!(self.disk_sync, DiskSync::Interval(_)) {
+                    // It is needed until the checkpoint is written, which may fail.
+                    state.unsynced.push(former.segment());
+                }
                 state.journal_records += SEGMENT_RECORDS;
             } else if !state.journal.is_empty() {
                 continue;
@@ -168,7 +193,9 @@ impl Shared {
             break (state.journal.segment(), records, state.journal_records - SEGMENT_RECORDS);
         };
         write_checkpoint(self.directory.home(), self.directory.epoch(), segment, &records)?;
-        self.state.lock().journal_records -= covered;
+        let mut state = self.state.lock();
+        state.journal_records -= covered;
+        state.unsynced.retain(|&former| former >= segment);
         Ok(())
     }
 

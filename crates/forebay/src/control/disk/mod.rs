@@ -71,6 +71,8 @@ pub(super) struct State {
     /// Removals that could not be written yet: they go before whatever is written next.
     unrecorded: Vec<Entry>,
     dirty: bool,
+    /// Segments before the one that is written: what they have is to survive a power loss too, when it is next seen to.
+    unsynced: Vec<u64>,
 }
 
 impl State {
@@ -133,7 +135,9 @@ impl DiskPlane {
     /// caller's to take.
     pub(super) fn stepped(opened: Opened, data: DataFiles, disk_sync: DiskSync, clock: Clock) -> Self {
         let Opened { directory, stock } = opened;
-        let Stock { catalog, journal, journal_records, interrupted, rebuilt, .. } = stock;
+        let Stock { catalog, journal, former, journal_records, interrupted, rebuilt, .. } = stock;
+        // Whoever wrote them may have died before it was time.
+        let unsynced = if matches!(disk_sync, DiskSync::Interval(_)) { former } else { Vec::new() };
         let state = State {
             catalog,
             journal,
@@ -142,6 +146,7 @@ impl DiskPlane {
             journal_records,
             unrecorded: Vec::new(),
             dirty: false,
+            unsynced,
         };
         let shared = Arc::new(Shared {
             directory,

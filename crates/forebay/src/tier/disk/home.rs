@@ -4,7 +4,7 @@
 //! outcome, and takes nothing for durable that was not synced.
 //!
 //! What is assumed of a directory: a write that has returned survives the death of the process, and is read by
-//! whoever reads next; a file's bytes survive that of the machine once [`HomeFile::sync`] has returned, its name
+//! whoever reads next; a file's bytes survive that of the machine once [`HomeFile::sync`] or [`Home::sync`] has returned, its name
 //! once [`Home::sync_names`] has. A rename is one step. A write that fails may have written any part of its bytes.
 
 use std::fmt::Debug;
@@ -36,6 +36,12 @@ pub trait Home: Debug + Send + Sync {
     /// # Errors
     /// The system's.
     fn create(&self, name: &str) -> io::Result<Arc<dyn HomeFile>>;
+
+    /// Makes what was written to a file survive a power loss, whoever wrote it.
+    ///
+    /// # Errors
+    /// The system's; [`io::ErrorKind::NotFound`] when there is none of that name.
+    fn sync(&self, name: &str) -> io::Result<()>;
 
     /// Gives a file another name; one that had it is gone.
     ///
@@ -104,6 +110,10 @@ impl Home for OsHome {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn HomeFile>> {
         Ok(Arc::new(File::create(self.0.join(name))?))
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        File::open(self.0.join(name))?.sync_data()
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

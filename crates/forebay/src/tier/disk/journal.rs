@@ -114,6 +114,17 @@ pub fn segments_in(home: &dyn Home) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// Makes a segment that is not written any more survive a power loss, if no checkpoint has made it void.
+///
+/// # Errors
+/// The file's.
+pub fn sync_segment(home: &dyn Home, segment: u64) -> io::Result<()> {
+    match home.sync(&segment_name(segment)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        synced => synced,
+    }
+}
+
 /// The segment that is being written.
 #[derive(Debug)]
 pub struct Journal {

@@ -23,6 +23,8 @@ use crate::key::ChunkKey;
 pub struct Found {
     /// The committed chunks, least recently stored first.
     pub records: Vec<ChunkRecord>,
+    /// The segments that were read, ascending.
+    pub segments: Vec<u64>,
     /// The number the next segment is to have.
     pub next_segment: u64,
     /// The first segment that counts: the checkpoint stands for those before.
@@ -85,6 +87,7 @@ pub fn read_journal_in(home: &dyn Home) -> Result<Found> {
     if live.is_empty() && next > 1 {
         found.damage.get_or_insert_with(|| format!("journal segment {next} is missing"));
     }
+    found.segments.clone_from(&live);
     for (expected, number) in (next..).zip(live) {
         if number != expected {
             found.damage.get_or_insert_with(|| format!("journal segment {expected} is missing"));

@@ -46,6 +46,8 @@ pub struct Stock {
     pub catalog: Catalog,
     /// A fresh segment.
     pub journal: Journal,
+    /// The segments before it that are still needed, ascending.
+    pub former: Vec<u64>,
     /// The epoch that has begun.
     pub epoch: u32,
     /// Journal records that no checkpoint covers.
@@ -110,8 +112,8 @@ pub fn take_stock(ground: &mut impl Ground, policy: CachePolicy) -> Result<Stock
         journal = journal.next_segment()()?;
         write_checkpoint(&*home, epoch, journal.segment(), &records)?;
     }
-    let Found { interrupted, replayed, .. } = found;
+    let Found { interrupted, replayed, segments: former, .. } = found;
     let segments = segments_in(&*home).map_or(1, |segments| segments.len() as u64);
     let journal_records = replayed + gone.len() as u64 + SEGMENT_RECORDS * segments;
-    Ok(Stock { catalog, journal, epoch, journal_records, interrupted, rebuilt })
+    Ok(Stock { catalog, journal, former, epoch, journal_records, interrupted, rebuilt })
 }
