@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Whether the simulator finds mistakes that were made on purpose.
+
+Applies each patch of crates/forebay-sim/mutants, one at a time, to a worktree of the commit that is checked out, builds
+the simulator there and runs it until it finds a violation or has run all seeds. Prints a table for
+docs/SIMULATION.md. The tree itself is never touched.
+
+    scripts/mutants.py [--seeds N] [--only WORD]
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PATCHES = ROOT / "crates" / "forebay-sim" / "mutants"
+
+
+def run(*command, cwd, env=None):
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def verdict(tree, env, seeds, seconds):
+    """What becomes of the mutated tree: a row's last two columns."""
+    built = run("cargo", "build", "--quiet", "--release", "-j1", "-p", "forebay-sim", cwd=tree, env=env)
+    if built.returncode != 0:
+        return "does not build", built.stderr.strip().splitlines()[0]
+    program = pathlib.Path(env["CARGO_TARGET_DIR"]) / "release" / "forebay-sim"
+    command = [str(program), "--no-shrink", "--seeds", str(seeds)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return "hangs", f"no end within {seconds} s"
+    found = re.match(r"# seed (\d+), step (\d+): panicked at \S+?([^/\s]+\.rs:\d+):\d+: (.*)", ended.stdout)
+    if found:
+        seed, step, place, message = found.groups()
+        return f"seed {seed}, step {step}", f"`{place}`: {message[:70]}"
+    return ("NOT FOUND", ended.stdout.splitlines()[0]) if ended.returncode == 0 else ("?", ended.stderr[:70])
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--seeds", type=int, default=10_000, help="seeds to run for each (default: 10000)")
+    arguments.add_argument("--seconds", type=int, default=300, help="the longest one may take")
+    arguments.add_argument("--only", default="", help="only patches with this in their name")
+    options = arguments.parse_args()
+    env = dict(os.environ)
+    env.setdefault("CARGO_TARGET_DIR", str(ROOT / "target"))
+    missed = 0
+    with tempfile.TemporaryDirectory() as directory:
+        tree = pathlib.Path(directory) / "tree"
+        run("git", "worktree", "add", "--detach", str(tree), "HEAD", cwd=ROOT)
+        try:
+            print("| mistake | found at | by |\n|---|---|---|", flush=True)
+            for patch in sorted(PATCHES.glob("*.patch")):
+                if options.only not in patch.stem:
+                    continue
+                run("git", "checkout", "--quiet", "--force", ".", cwd=tree)
+                applied = run("git", "apply", "--recount", str(patch), cwd=tree)
+                if applied.returncode != 0:
+                    at, by = "does not apply", applied.stderr.strip().splitlines()[0]
+                else:
+                    at, by = verdict(tree, env, options.seeds, options.seconds)
+                missed += not at.startswith("seed")
+                print(f"| {patch.stem.replace('-', ' ')} | {at} | {by} |", flush=True)
+        finally:
+            run("git", "worktree", "remove", "--force", str(tree), cwd=ROOT)
+            shutil.rmtree(tree, ignore_errors=True)
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
