@@ -27,7 +27,7 @@ def run(*command, cwd, env=None):
 
 def verdict(tree, env, seeds, seconds):
     """What becomes of the mutated tree: a row's last two columns."""
-    built = run("cargo", "build", "--quiet", "--release", "-j1", "-p", "forebay-sim", cwd=tree, env=env)
+    built = run("cargo", "build", "--quiet", "--offline", "--release", "-j1", "-p", "forebay-sim", cwd=tree, env=env)
     if built.returncode != 0:
         return "does not build", built.stderr.strip().splitlines()[0]
     program = pathlib.Path(env["CARGO_TARGET_DIR"]) / "release" / "forebay-sim"
@@ -49,7 +49,8 @@ def main():
     arguments.add_argument("--seconds", type=int, default=300, help="the longest one may take")
     arguments.add_argument("--only", default="", help="only patches with this in their name")
     options = arguments.parse_args()
-    env = dict(os.environ)
+    # Only what is mutated is compiled anew.
+    env = dict(os.environ, CARGO_INCREMENTAL="1")
     env.setdefault("CARGO_TARGET_DIR", str(ROOT / "target"))
     missed = 0
     with tempfile.TemporaryDirectory() as directory:

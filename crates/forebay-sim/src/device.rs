@@ -14,7 +14,7 @@ use crate::trouble::{Trouble, failure};
 
 /// Something that a piece was answered with, or that was done to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Misdeed {
+pub(crate) enum Misdeed {
     /// It was told that it failed, or that it ended inside a block.
     Failed,
     /// It was told that a write was done, which was not as it should be.
@@ -23,26 +23,22 @@ pub enum Misdeed {
 
 /// What was done wrong, to which piece.
 #[derive(Debug, Clone, Copy)]
-pub struct Deed {
+pub(crate) struct Deed {
     /// What.
-    pub misdeed: Misdeed,
+    pub(crate) misdeed: Misdeed,
     /// To whom.
-    pub piece: WithDevice,
+    pub(crate) piece: WithDevice,
 }
 
-/// Carries out one piece that is with the device, if there is one. Gives what was done wrong with it.
-pub fn carry_one(engine: &SteppedEngine, machine: &Machine) -> Option<Option<Deed>> {
+/// Carries out one piece that is with the device, and notes what it does wrong; `false` if there is none.
+pub(crate) fn carry_one(engine: &SteppedEngine, machine: &Machine, deeds: &mut Vec<Deed>) -> bool {
     let pieces = engine.give_out();
-    let piece = *machine.trouble.roll(|rng| rng.choice(&pieces).copied()).as_ref()?;
-    Some(carry(engine, machine, piece))
-}
-
-fn carry(engine: &SteppedEngine, machine: &Machine, piece: WithDevice) -> Option<Deed> {
-    let trouble = &machine.trouble;
-    let (answer, moved, misdeed) = answer(trouble, piece);
+    let Some(piece) = machine.trouble.roll(|rng| rng.choice(&pieces).copied()) else { return false };
+    let (answer, moved, misdeed) = answer(&machine.trouble, piece);
     move_bytes(engine, machine, piece, moved);
     engine.complete(piece.token, answer);
-    misdeed.map(|misdeed| Deed { misdeed, piece })
+    deeds.extend(misdeed.map(|misdeed| Deed { misdeed, piece }));
+    true
 }
 
 /// What the device says, how many bytes it moves, and what is wrong with that.
@@ -82,7 +78,7 @@ fn move_bytes(engine: &SteppedEngine, machine: &Machine, piece: WithDevice, move
             match piece.direction {
                 Direction::Write => sectors.write(start + at, &memory[..len]),
                 Direction::Read => {
-                    memory[..len].copy_from_slice(&sectors.bytes()[start + at..start + at + len])
+                    memory[..len].copy_from_slice(&sectors.bytes()[start + at..start + at + len]);
                 }
             }
         });
@@ -90,7 +86,7 @@ fn move_bytes(engine: &SteppedEngine, machine: &Machine, piece: WithDevice, move
 }
 
 /// The process has died: what is with the device ends somehow, and nobody hears of it.
-pub fn abandon(engine: &SteppedEngine, machine: &Machine, rng: &mut Rng) {
+pub(crate) fn abandon(engine: &SteppedEngine, machine: &Machine, rng: &mut Rng) {
     let dead = || io::Error::other("nobody waits for it");
     for piece in engine.give_out() {
         if piece.direction == Direction::Write {

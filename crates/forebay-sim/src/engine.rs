@@ -11,7 +11,7 @@ struct EngineDied;
 
 /// How engine memory ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// All of it is moved.
     Well,
     /// It cannot be used from the part on that begins at or behind this byte.
@@ -22,7 +22,7 @@ pub enum Ending {
 
 impl Ending {
     /// Whether nothing of it is moved.
-    pub fn is_at_once(self) -> bool {
+    pub(crate) fn is_at_once(self) -> bool {
         matches!(self, Self::FailsAt(0) | Self::DiesAt(0))
     }
 
@@ -36,7 +36,7 @@ impl Ending {
 }
 
 /// What a chunk of this key and generation holds.
-pub fn payload(key: &ChunkKey, generation: u64, len: usize) -> Vec<u8> {
+pub(crate) fn payload(key: &ChunkKey, generation: u64, len: usize) -> Vec<u8> {
     let seed = key.as_bytes()[8..16]
         .iter()
         .fold(generation, |seed, &byte| (seed << 7) ^ (seed >> 57) ^ u64::from(byte));
@@ -51,11 +51,11 @@ pub fn payload(key: &ChunkKey, generation: u64, len: usize) -> Vec<u8> {
 }
 
 /// Memory to store from.
-pub struct From {
+pub(crate) struct From {
     /// Its bytes.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// How it ends.
-    pub ending: Ending,
+    pub(crate) ending: Ending,
 }
 
 impl Source for From {
@@ -72,11 +72,11 @@ impl Source for From {
 
 /// Memory to load into.
 #[derive(Clone)]
-pub struct To {
+pub(crate) struct To {
     /// Its bytes.
-    pub bytes: Arc<Mutex<Vec<u8>>>,
+    pub(crate) bytes: Arc<Mutex<Vec<u8>>>,
     /// How it ends.
-    pub ending: Ending,
+    pub(crate) ending: Ending,
 }
 
 impl Sink for To {

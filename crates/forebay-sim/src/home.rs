@@ -20,7 +20,7 @@ const FILE_BLOCK_BYTES: usize = 4096;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct SimHome {
+pub(crate) struct SimHome {
     state: Arc<Mutex<State>>,
     trouble: Trouble,
 }
@@ -53,11 +53,11 @@ struct Rotten {
 
 /// What rot in checkpoint and journal is to lead to.
 #[derive(Debug, Default)]
-pub struct Damage {
+pub(crate) struct Damage {
     /// It must be seen, and the trailers be read instead.
-    pub must_be_seen: bool,
+    pub(crate) must_be_seen: bool,
     /// It looks like records that death has interrupted: these are lost with it.
-    pub lost: Vec<Entry>,
+    pub(crate) lost: Vec<Entry>,
 }
 
 impl State {
@@ -89,12 +89,12 @@ impl State {
 
 impl SimHome {
     /// An empty one.
-    pub fn new(trouble: Trouble) -> Self {
+    pub(crate) fn new(trouble: Trouble) -> Self {
         Self { state: Arc::default(), trouble }
     }
 
     /// Bytes of all files, in blocks of the file system.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let state = self.state.lock();
         state
             .names
@@ -104,12 +104,12 @@ impl SimHome {
     }
 
     /// How often a checkpoint became the truth.
-    pub fn checkpoints(&self) -> u64 {
+    pub(crate) fn checkpoints(&self) -> u64 {
         self.state.lock().checkpoints
     }
 
     /// The power goes.
-    pub fn lose_power(&self, rng: &mut Rng) {
+    pub(crate) fn lose_power(&self, rng: &mut Rng) {
         let state = &mut *self.state.lock();
         // A file system keeps the order of what happens to names.
         let survive = rng.usize(..=state.renames.len());
@@ -122,7 +122,7 @@ impl SimHome {
     }
 
     /// A bit of a file flips. Whether there was one.
-    pub fn rot(&self, rng: &mut Rng) -> bool {
+    pub(crate) fn rot(&self, rng: &mut Rng) -> bool {
         let state = &mut *self.state.lock();
         let all: Vec<usize> = state.names.values().copied().collect();
         let Some(&file) = rng.choice(&all) else { return false };
@@ -143,7 +143,7 @@ impl SimHome {
     }
 
     /// What the rot in the files that are to be read now must lead to.
-    pub fn damage(&self) -> Damage {
+    pub(crate) fn damage(&self) -> Damage {
         let state = self.state.lock();
         let mut damage = Damage::default();
         let mut first = 1;

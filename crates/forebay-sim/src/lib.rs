@@ -2,26 +2,26 @@
 //!
 //! One thread, one seed, the same every time. What runs is the real thing: control plane, catalog and eviction, journal,
 //! checkpoint and recovery, trailers and checksums, the mover's way of a chunk through the staging buffer, the order at
-//! the device. What is simulated is what they stand on: [`sectors`] that lose what was not synced, a [`home`] whose calls
-//! fail, a [`device`] that stops short and lies, an [`engine`] that dies, and a [`process`] whose threads' turns are
-//! taken for them. [`op`] draws what happens, [`world`] does it, [`model`] says what must be true after every step, and
+//! the device. What is simulated is what they stand on: `sectors` that lose what was not synced, a `home` whose calls
+//! fail, a `device` that stops short and lies, an `engine` that dies, and a `process` whose threads' turns are
+//! taken for them. [`op`] draws what happens, `world` does it, `model` says what must be true after every step, and
 //! [`shrink`] makes a history that fails short.
 //!
 //! `docs/SIMULATION.md` says what is simulated, what is not, and which mistakes it has been seen to find.
 
-pub mod device;
-pub mod engine;
-pub mod home;
-pub mod machine;
-pub mod model;
+mod device;
+mod engine;
+mod home;
+mod machine;
+mod model;
 pub mod op;
-pub mod process;
+mod process;
 mod recover;
 mod requests;
 pub mod run;
-pub mod sectors;
+mod sectors;
 pub mod setup;
 pub mod shrink;
 pub mod tally;
-pub mod trouble;
-pub mod world;
+mod trouble;
+mod world;

@@ -21,7 +21,7 @@ use crate::trouble::{Fate, Trouble, failure};
 
 /// A drive's data file.
 #[derive(Debug, Clone)]
-pub struct Drive {
+pub(crate) struct Drive {
     file: Arc<Mutex<SectorFile>>,
     trouble: Trouble,
     syncs: Arc<Mutex<u64>>,
@@ -29,7 +29,7 @@ pub struct Drive {
 
 impl Drive {
     /// Its sectors.
-    pub fn sectors<T>(&self, act: impl FnOnce(&mut SectorFile) -> T) -> T {
+    pub(crate) fn sectors<T>(&self, act: impl FnOnce(&mut SectorFile) -> T) -> T {
         act(&mut self.file.lock())
     }
 }
@@ -66,13 +66,13 @@ impl BlockFile for Drive {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// The drives.
-    pub drives: Vec<Drive>,
+    pub(crate) drives: Vec<Drive>,
     /// The directory with the journal.
-    pub home: Arc<SimHome>,
+    pub(crate) home: Arc<SimHome>,
     /// What goes wrong.
-    pub trouble: Trouble,
+    pub(crate) trouble: Trouble,
     home_as_seen: Arc<dyn Home>,
     limits: Limits,
     noted_epoch: u32,
@@ -82,7 +82,7 @@ pub struct Machine {
 
 impl Machine {
     /// A machine on which nothing was ever stored.
-    pub fn new(setup: &Setup) -> Self {
+    pub(crate) fn new(setup: &Setup) -> Self {
         let trouble = Trouble::new(setup.rates);
         let home = Arc::new(SimHome::new(trouble.clone()));
         let syncs: Arc<Mutex<u64>> = Arc::default();
@@ -105,7 +105,7 @@ impl Machine {
     }
 
     /// The data files as the mover has them.
-    pub fn files(&self) -> DataFiles {
+    pub(crate) fn files(&self) -> DataFiles {
         let mut drives = self.drives.iter();
         let mut files = DataFiles::default();
         for (number, drive) in (0..).zip(drives.by_ref()) {
@@ -115,17 +115,17 @@ impl Machine {
     }
 
     /// Syncs of data files that were done.
-    pub fn syncs(&self) -> u64 {
+    pub(crate) fn syncs(&self) -> u64 {
         *self.syncs.lock()
     }
 
     /// How often the trailers were asked.
-    pub fn rebuilds(&self) -> u64 {
+    pub(crate) fn rebuilds(&self) -> u64 {
         self.rebuilds.load(Ordering::Relaxed)
     }
 
     /// The power goes.
-    pub fn lose_power(&self, rng: &mut Rng) {
+    pub(crate) fn lose_power(&self, rng: &mut Rng) {
         self.home.lose_power(rng);
         self.drives.iter().for_each(|drive| drive.sectors(|sectors| sectors.lose_power(rng)));
     }

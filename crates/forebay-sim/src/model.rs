@@ -12,7 +12,7 @@ use crate::setup::Setup;
 
 /// What a chunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// Its blocks are being written.
     Writing,
     /// It is found.
@@ -23,28 +23,29 @@ pub enum State {
 
 /// What the model knows of a chunk.
 #[derive(Debug)]
-pub struct Chunk {
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub(crate) struct Chunk {
     /// As it was planned.
-    pub record: ChunkRecord,
+    pub(crate) record: ChunkRecord,
     /// What it is.
-    pub state: State,
+    pub(crate) state: State,
     /// Plans and hits that use it.
-    pub users: u32,
+    pub(crate) users: u32,
     /// Those that were said to continue it.
-    pub continued_by: BTreeSet<u64>,
+    pub(crate) continued_by: BTreeSet<u64>,
     /// It was reported stored: a death must not cost it.
-    pub told: bool,
+    pub(crate) told: bool,
     /// A loss of power must not cost it either.
-    pub durable: bool,
+    pub(crate) durable: bool,
     /// What is on disk may not be what was stored, by no fault of the cache.
-    pub doubtful: bool,
+    pub(crate) doubtful: bool,
     /// A write of it was answered with an error: it must not be reported stored.
-    pub failed: bool,
+    pub(crate) failed: bool,
 }
 
 /// Under what something is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Open {
+pub(crate) enum Open {
     /// A chunk is written.
     Write(u64),
     /// A chunk is read.
@@ -53,44 +54,44 @@ pub enum Open {
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub struct Model {
+pub(crate) struct Model {
     /// Chunks that are there, or take up space.
-    pub chunks: BTreeMap<u64, Chunk>,
+    pub(crate) chunks: BTreeMap<u64, Chunk>,
     /// Tickets that are open, but for those of hits.
-    pub open: BTreeMap<Ticket, Open>,
+    pub(crate) open: BTreeMap<Ticket, Open>,
     /// Tickets that were answered.
-    pub closed: Vec<Ticket>,
+    pub(crate) closed: Vec<Ticket>,
     /// Hits that are held: the chunks of each.
-    pub hits: Vec<Vec<u64>>,
+    pub(crate) hits: Vec<Vec<u64>>,
     /// Every record that was ever planned.
-    pub ever: BTreeMap<u64, ChunkRecord>,
+    pub(crate) ever: BTreeMap<u64, ChunkRecord>,
 }
 
 impl Model {
     /// The chunk that is there, or being written, under a key.
-    pub fn live(&self, key: &ChunkKey) -> Option<u64> {
+    pub(crate) fn live(&self, key: &ChunkKey) -> Option<u64> {
         let is_live = |chunk: &Chunk| chunk.record.key == *key && chunk.state != State::Dropped;
         self.chunks.iter().find(|(_, chunk)| is_live(chunk)).map(|(&generation, _)| generation)
     }
 
     /// The chunk that is found under a key.
-    pub fn committed(&self, key: &ChunkKey) -> Option<u64> {
+    pub(crate) fn committed(&self, key: &ChunkKey) -> Option<u64> {
         self.live(key).filter(|generation| self.chunks[generation].state == State::Committed)
     }
 
     /// A chunk that is known to be there.
-    pub fn chunk(&mut self, generation: u64) -> &mut Chunk {
+    pub(crate) fn chunk(&mut self, generation: u64) -> &mut Chunk {
         self.chunks.get_mut(&generation).expect("a chunk in use is there")
     }
 
     /// A plan was made.
-    pub fn opened(&mut self, ticket: Ticket, open: Open) {
+    pub(crate) fn opened(&mut self, ticket: Ticket, open: Open) {
         assert!(!self.closed.contains(&ticket), "a ticket is used twice");
         assert!(self.open.insert(ticket, open).is_none(), "a ticket is used twice");
     }
 
     /// A plan was answered.
-    pub fn close(&mut self, ticket: Ticket) -> Open {
+    pub(crate) fn close(&mut self, ticket: Ticket) -> Open {
         if self.closed.len() > 50 {
             self.closed.remove(0);
         }
@@ -99,7 +100,7 @@ impl Model {
     }
 
     /// Takes in a chunk that is to be written.
-    pub fn written(&mut self, record: ChunkRecord) {
+    pub(crate) fn written(&mut self, record: ChunkRecord) {
         assert!(self.live(&record.key).is_none(), "what is there is written again");
         let newest = self.ever.keys().next_back().copied();
         assert!(newest.is_none_or(|newest| record.generation > newest), "a generation is used again");
@@ -122,7 +123,7 @@ impl Model {
     }
 
     /// Notes that one chunk was said to continue another.
-    pub fn tied(&mut self, parent: u64, child: u64) {
+    pub(crate) fn tied(&mut self, parent: u64, child: u64) {
         if parent != child && self.chunks.contains_key(&child) {
             let parent = self.chunks.get_mut(&parent);
             parent.expect("evicted by the call that stores what continues it").continued_by.insert(child);
@@ -130,7 +131,7 @@ impl Model {
     }
 
     /// Somebody uses a chunk no more.
-    pub fn stop_using(&mut self, generation: u64) {
+    pub(crate) fn stop_using(&mut self, generation: u64) {
         let chunk = self.chunk(generation);
         chunk.users -= 1;
         if chunk.users == 0 && chunk.state == State::Dropped {
@@ -139,7 +140,7 @@ impl Model {
     }
 
     /// A chunk is there no more.
-    pub fn remove(&mut self, generation: u64) {
+    pub(crate) fn remove(&mut self, generation: u64) {
         self.chunks.remove(&generation).expect("it was there");
         self.chunks.values_mut().for_each(|chunk| {
             chunk.continued_by.remove(&generation);
@@ -147,7 +148,7 @@ impl Model {
     }
 
     /// A chunk is not found any more; those who use it still do.
-    pub fn drop_chunk(&mut self, generation: u64) {
+    pub(crate) fn drop_chunk(&mut self, generation: u64) {
         let chunk = self.chunk(generation);
         if chunk.state == State::Committed {
             chunk.state = State::Dropped;
@@ -155,7 +156,7 @@ impl Model {
     }
 
     /// These were evicted by a call: none of them was in use, and nothing that is left continues them.
-    pub fn evict(&mut self, gone: &BTreeSet<u64>) {
+    pub(crate) fn evict(&mut self, gone: &BTreeSet<u64>) {
         for generation in gone {
             let chunk = &self.chunks[generation];
             assert_eq!(chunk.state, State::Committed, "what is being written was evicted: {chunk:?}");
@@ -170,7 +171,7 @@ impl Model {
     }
 
     /// The chunk that has a block of a drive, or had it last.
-    pub fn at(&self, drive: u8, block: u64) -> Option<u64> {
+    pub(crate) fn at(&self, drive: u8, block: u64) -> Option<u64> {
         let has = |record: &ChunkRecord| {
             record.drive == drive
                 && record.extents.as_slice().iter().any(|at| (u64::from(at.start)..at.end()).contains(&block))
@@ -179,7 +180,7 @@ impl Model {
     }
 
     /// Compares with the catalog.
-    pub fn check(&self, catalog: &Catalog, setup: &Setup) {
+    pub(crate) fn check(&self, catalog: &Catalog, setup: &Setup) {
         assert_eq!(catalog.open_tickets(), self.open.len() + self.hits.len(), "open tickets");
         let writes = self.open.values().filter(|open| matches!(open, Open::Write(_))).count();
         assert_eq!(catalog.open_writes(), writes, "open writes");
@@ -189,11 +190,9 @@ impl Model {
         for chunk in self.chunks.values() {
             let drive = &mut taken[usize::from(chunk.record.drive)];
             for extent in chunk.record.extents.as_slice() {
-                for block in extent.start as usize..usize::try_from(extent.end()).unwrap_or(usize::MAX) {
-                    assert!(
-                        !std::mem::replace(&mut drive[block], true),
-                        "block {block} is two chunks': {chunk:?}"
-                    );
+                let blocks = extent.start as usize..extent.start as usize + extent.blocks as usize;
+                for is_taken in &mut drive[blocks] {
+                    assert!(!std::mem::replace(is_taken, true), "a block is two chunks': {chunk:?}");
                     used += 1;
                 }
             }
@@ -210,7 +209,7 @@ impl Model {
     }
 
     /// What the catalog says is committed and the model does not, or the other way round.
-    pub fn gone(&self, catalog: &Catalog) -> BTreeSet<u64> {
+    pub(crate) fn gone(&self, catalog: &Catalog) -> BTreeSet<u64> {
         let there: BTreeSet<u64> = catalog.committed().map(|record| record.generation).collect();
         let committed = self.chunks.iter().filter(|(_, chunk)| chunk.state == State::Committed);
         committed
@@ -221,7 +220,7 @@ impl Model {
 
     /// A new process begins with these chunks; what was known of them is known still. `whole` says whether what was
     /// written is on the drives as before.
-    pub fn restart(&mut self, recovered: &[ChunkRecord], whole: bool) {
+    pub(crate) fn restart(&mut self, recovered: &[ChunkRecord], whole: bool) {
         let before = std::mem::take(&mut self.chunks);
         self.closed.extend(std::mem::take(&mut self.open).into_keys());
         self.hits.clear();
@@ -244,7 +243,7 @@ impl Model {
     }
 
     /// Blocks of a file are bytes of it.
-    pub fn block_of(offset: u64) -> u64 {
+    pub(crate) fn block_of(offset: u64) -> u64 {
         offset / BLOCK_BYTES as u64
     }
 }

@@ -22,36 +22,36 @@ use crate::setup::Setup;
 
 /// A mover's word on a plan.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The number under which the job was given.
-    pub job: u64,
+    pub(crate) job: u64,
     /// The plan.
-    pub plan: Plan,
+    pub(crate) plan: Plan,
     /// What became of it.
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
 }
 
 /// What is told from inside of the mover.
 #[derive(Debug, Default)]
-pub struct Mailbox {
+pub(crate) struct Mailbox {
     /// Ends that were not taken yet.
-    pub answers: VecDeque<Answer>,
+    pub(crate) answers: VecDeque<Answer>,
     /// What the device has done wrong.
-    pub deeds: Vec<Deed>,
+    pub(crate) deeds: Vec<Deed>,
 }
 
 /// See the module's documentation.
-pub struct Process {
+pub(crate) struct Process {
     /// Decides.
-    pub control: ControlPlane,
+    pub(crate) control: ControlPlane,
     /// Does.
-    pub mover: Mover,
+    pub(crate) mover: Mover,
     /// The device's side of it.
-    pub engine: Arc<SteppedEngine>,
+    pub(crate) engine: Arc<SteppedEngine>,
     /// What it tells.
-    pub mailbox: Arc<Mutex<Mailbox>>,
+    pub(crate) mailbox: Arc<Mutex<Mailbox>>,
     /// The buffer.
-    pub staging: Arc<Staging>,
+    pub(crate) staging: Arc<Staging>,
 }
 
 impl Process {
@@ -59,7 +59,11 @@ impl Process {
     ///
     /// # Errors
     /// What opening the directories gives.
-    pub fn start(machine: &Arc<Mutex<Machine>>, setup: &Setup, clock: Arc<Mutex<u64>>) -> Result<Self> {
+    pub(crate) fn start(
+        machine: &Arc<Mutex<Machine>>,
+        setup: &Setup,
+        clock: Arc<Mutex<u64>>,
+    ) -> Result<Self> {
         let mut ground = machine.lock();
         let stock = take_stock(&mut *ground, setup.policy)?;
         let home = Arc::clone(&ground.home);
@@ -72,11 +76,10 @@ impl Process {
         let (seen, told) = (Arc::clone(machine), Arc::clone(&mailbox));
         let engine = SteppedEngine::new(setup.room, move |engine| {
             let machine = seen.lock();
-            // The device works while more is submitted, or else a chunk had never more parts than there are slots.
-            while machine.trouble.roll(|rng| rng.u32(..3)) == 0 {
-                let Some(deed) = carry_one(engine, &machine) else { return };
-                told.lock().deeds.extend(deed);
-            }
+            let mut deeds = Vec::new();
+            // The device works while more is submitted, or else no chunk could have more parts than there are slots.
+            while machine.trouble.roll(|rng| rng.u32(..3)) == 0 && carry_one(engine, &machine, &mut deeds) {}
+            told.lock().deeds.append(&mut deeds);
         });
         let always = setup.disk_sync == forebay::config::DiskSync::Always;
         let mover = Mover::stepped(
@@ -90,17 +93,17 @@ impl Process {
     }
 
     /// Gives the mover a chunk to be written.
-    pub fn store(&self, job: u64, batch: &Arc<Batch<()>>, plan: Plan, from: From) {
+    pub(crate) fn store(&self, job: u64, batch: &Arc<Batch<()>>, plan: &Plan, from: From) {
         let mailbox = Arc::clone(&self.mailbox);
-        self.mover.store(Job::new(batch, sent(&plan), Box::new(from), move |plan, verdict| {
+        self.mover.store(Job::new(batch, sent(plan), Box::new(from), move |plan, verdict| {
             mailbox.lock().answers.push_back(Answer { job, plan, verdict });
         }));
     }
 
     /// Gives the mover a chunk to be read.
-    pub fn load(&self, job: u64, batch: &Arc<Batch<()>>, plan: Plan, to: To) {
+    pub(crate) fn load(&self, job: u64, batch: &Arc<Batch<()>>, plan: &Plan, to: To) {
         let mailbox = Arc::clone(&self.mailbox);
-        self.mover.load(Job::new(batch, sent(&plan), Box::new(to), move |plan, verdict| {
+        self.mover.load(Job::new(batch, sent(plan), Box::new(to), move |plan, verdict| {
             mailbox.lock().answers.push_back(Answer { job, plan, verdict });
         }));
     }

@@ -21,7 +21,7 @@ impl World {
         let path = prompt(rng.u8(..KEYS));
         let from = if rng.bool() { 0 } else { rng.usize(..path.len()) };
         let parent = (from > 0 && rng.u32(..10) > 0).then(|| path[from - 1]);
-        let block = BLOCK_BYTES as u32;
+        let block = u32::try_from(BLOCK_BYTES).unwrap_or(u32::MAX);
         let chunks: Vec<(ChunkKey, u32)> = path[from..]
             .iter()
             .map(|&key| {
@@ -78,7 +78,7 @@ impl World {
             let bytes = payload(&record.key, record.generation, record.length as usize);
             let ending = self.ending(bytes.len());
             let job = self.job(plan.ticket, record.generation, &batch, ending, None);
-            self.process().store(job, &batch, plan, From { bytes, ending });
+            self.process().store(job, &batch, &plan, From { bytes, ending });
         }
     }
 
@@ -110,7 +110,7 @@ impl World {
                 }
                 Err(Reason::NotThere) => assert!(there.is_none(), "what is there can be read"),
                 Err(Reason::Busy) => {
-                    assert!(there.is_some() && self.tickets_left() == 0, "busy without a reason")
+                    assert!(there.is_some() && self.tickets_left() == 0, "busy without a reason");
                 }
                 Err(reason) => panic!("not to be loaded: {reason:?}"),
             }
@@ -119,7 +119,7 @@ impl World {
             let (generation, len) = (plan.record.generation, plan.record.length as usize);
             let to = To { bytes: Arc::new(Mutex::new(vec![0; len])), ending: self.ending(len) };
             let job = self.job(plan.ticket, generation, &batch, to.ending, Some(to.clone()));
-            self.process().load(job, &batch, plan, to);
+            self.process().load(job, &batch, &plan, to);
         }
     }
 
@@ -172,21 +172,21 @@ impl World {
             (Err(_), _) => self.tally.unsuccessful += 1,
         }
         match job.to.clone() {
-            None => self.store_ended(&job, verdict),
+            None => self.store_ended(&job, &verdict),
             Some(to) => self.load_ended(&job, to, verdict),
         }
         true
     }
 
-    fn store_ended(&mut self, job: &Job, verdict: Result<(), Reason>) {
+    fn store_ended(&mut self, job: &Job, verdict: &Result<(), Reason>) {
         let chunk = self.model.chunk(job.generation);
         let failed = chunk.failed;
-        match &verdict {
+        match verdict {
             Ok(()) => {
-                assert!(!failed && !job.ending.is_at_once(), "stored, though not all of it was written")
+                assert!(!failed && !job.ending.is_at_once(), "stored, though not all of it was written");
             }
             Err(Reason::Io(_)) => assert!(failed || self.unclean_or_failing(), "an error from nowhere"),
-            Err(reason) => self.is_excused(job, reason),
+            Err(reason) => Self::is_excused(job, reason),
         }
         let always = self.setup.disk_sync == forebay::config::DiskSync::Always;
         let written = verdict.is_ok();
@@ -213,7 +213,7 @@ impl World {
         let (key, len) = (chunk.record.key, chunk.record.length as usize);
         match &verdict {
             Ok(()) => {
-                assert!(*to.bytes.lock() == payload(&key, job.generation, len), "WRONG BYTES in {chunk:?}")
+                assert!(*to.bytes.lock() == payload(&key, job.generation, len), "WRONG BYTES in {chunk:?}");
             }
             Err(Reason::Corrupt(corruption)) => {
                 let cut = *corruption == Corruption::Truncated;
@@ -224,7 +224,7 @@ impl World {
                 assert!(!cut || job.excused, "no drive was cut");
             }
             Err(Reason::Io(_)) => assert!(job.excused, "an error from nowhere"),
-            Err(reason) => self.is_excused(job, reason),
+            Err(reason) => Self::is_excused(job, reason),
         }
         if verdict.is_err() {
             to.bytes.lock().fill(GIVEN_UP);
@@ -247,7 +247,7 @@ impl World {
         self.unclean || self.trouble.home_failed() > 0
     }
 
-    fn is_excused(&self, job: &Job, reason: &Reason) {
+    fn is_excused(job: &Job, reason: &Reason) {
         let excused = match reason {
             Reason::Busy => true,
             Reason::Cancelled => job.batch.is_cancelled(),

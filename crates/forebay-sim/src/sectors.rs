@@ -5,11 +5,11 @@
 use fastrand::Rng;
 
 /// What a drive writes whole or not at all, unless it is interrupted.
-pub const SECTOR_BYTES: usize = 512;
+pub(crate) const SECTOR_BYTES: usize = 512;
 
 /// See the module's documentation.
 #[derive(Debug, Clone, Default)]
-pub struct SectorFile {
+pub(crate) struct SectorFile {
     live: Vec<u8>,
     durable: Vec<u8>,
     /// For each sector, whether both images may differ there.
@@ -18,17 +18,17 @@ pub struct SectorFile {
 
 impl SectorFile {
     /// A file of so many zeros, durable.
-    pub fn zeroed(len: usize) -> Self {
+    pub(crate) fn zeroed(len: usize) -> Self {
         Self { live: vec![0; len], durable: vec![0; len], unsynced: vec![false; len.div_ceil(SECTOR_BYTES)] }
     }
 
     /// The live image.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.live
     }
 
     /// Writes, and extends the file if need be.
-    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, at: usize, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -41,7 +41,7 @@ impl SectorFile {
     }
 
     /// Cuts the file, or extends it by zeros.
-    pub fn set_len(&mut self, len: usize) {
+    pub(crate) fn set_len(&mut self, len: usize) {
         let first = len.min(self.live.len()) / SECTOR_BYTES;
         self.live.resize(len, 0);
         let sectors = len.max(self.durable.len()).div_ceil(SECTOR_BYTES);
@@ -50,7 +50,7 @@ impl SectorFile {
     }
 
     /// Makes the live image durable.
-    pub fn sync(&mut self) {
+    pub(crate) fn sync(&mut self) {
         self.durable.resize(self.live.len(), 0);
         for sector in 0..self.unsynced.len() {
             if std::mem::take(&mut self.unsynced[sector]) {
@@ -62,7 +62,7 @@ impl SectorFile {
     }
 
     /// The power goes: each sector that was not synced survives or is lost, and the length is the old one or the new.
-    pub fn lose_power(&mut self, rng: &mut Rng) {
+    pub(crate) fn lose_power(&mut self, rng: &mut Rng) {
         let len = if rng.bool() { self.live.len() } else { self.durable.len() };
         let longest = self.live.len().max(self.durable.len());
         self.live.resize(longest, 0);
@@ -85,7 +85,7 @@ impl SectorFile {
     }
 
     /// A write that death or a loss of power interrupts: each of its sectors is written, or not, or torn.
-    pub fn write_interrupted(&mut self, at: usize, bytes: &[u8], rng: &mut Rng) {
+    pub(crate) fn write_interrupted(&mut self, at: usize, bytes: &[u8], rng: &mut Rng) {
         let all = rng.u32(..100);
         for (sector, piece) in bytes.chunks(SECTOR_BYTES).enumerate() {
             let written = match rng.u32(..100) {
@@ -98,7 +98,7 @@ impl SectorFile {
     }
 
     /// Flips a bit, in both images: the drive has it so.
-    pub fn flip(&mut self, at: usize, bit: u32) {
+    pub(crate) fn flip(&mut self, at: usize, bit: u32) {
         for image in [&mut self.live, &mut self.durable] {
             if let Some(byte) = image.get_mut(at) {
                 *byte ^= 1 << bit;
@@ -108,7 +108,7 @@ impl SectorFile {
 
     /// A sector becomes what it was when it was last synced, as if it had not been written since. Whether that
     /// changes anything.
-    pub fn go_stale(&mut self, sector: usize) -> bool {
+    pub(crate) fn go_stale(&mut self, sector: usize) -> bool {
         let range = self.range(sector);
         if range.end > self.durable.len() || self.live[range.clone()] == self.durable[range.clone()] {
             return false;

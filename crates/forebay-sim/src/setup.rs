@@ -11,33 +11,33 @@ use crate::trouble::Rates;
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// Blocks of each drive.
-    pub drives: Vec<u32>,
+    pub(crate) drives: Vec<u32>,
     /// Chunks the catalog may hold.
-    pub chunks_max: u32,
+    pub(crate) chunks_max: u32,
     /// Tickets it may keep open.
-    pub tickets_max: u32,
+    pub(crate) tickets_max: u32,
     /// What goes first.
-    pub policy: CachePolicy,
+    pub(crate) policy: CachePolicy,
     /// What a loss of power may cost.
-    pub disk_sync: DiskSync,
+    pub(crate) disk_sync: DiskSync,
     /// Slots of the staging buffer.
-    pub slots: u32,
+    pub(crate) slots: u32,
     /// Payload bytes of one.
-    pub slot_bytes: usize,
+    pub(crate) slot_bytes: usize,
     /// What the device takes at once.
-    pub room: Room,
+    pub(crate) room: Room,
     /// Chunks that may wait for the mover, each way.
-    pub queued_chunks_max: usize,
+    pub(crate) queued_chunks_max: usize,
     /// Records after which the journal is to have a checkpoint.
-    pub journal_records_max: u64,
+    pub(crate) journal_records_max: u64,
     /// Chunks of payload blocks: the most.
-    pub payload_blocks_max: u32,
+    pub(crate) payload_blocks_max: u32,
     /// What goes wrong by itself.
-    pub rates: Rates,
+    pub(crate) rates: Rates,
     /// Whether bits rot and sectors go stale.
-    pub rots: bool,
+    pub(crate) rots: bool,
     /// Whether the power goes.
-    pub loses_power: bool,
+    pub(crate) loses_power: bool,
 }
 
 impl Setup {
@@ -87,7 +87,7 @@ impl Setup {
     }
 
     /// Blocks of all drives.
-    pub fn blocks(&self) -> u64 {
+    pub(crate) fn blocks(&self) -> u64 {
         self.drives.iter().map(|&blocks| u64::from(blocks)).sum()
     }
 }

@@ -9,24 +9,24 @@ use parking_lot::Mutex;
 
 /// How often each kind of trouble comes, in a thousand.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Rates {
+pub(crate) struct Rates {
     /// An error of a transfer.
-    pub transfer_error: u32,
+    pub(crate) transfer_error: u32,
     /// A transfer that stops short.
-    pub short_transfer: u32,
+    pub(crate) short_transfer: u32,
     /// A write that is reported done and was not, or not all of it.
-    pub lie: u32,
+    pub(crate) lie: u32,
     /// An error of a call for a file of home.
-    pub home_error: u32,
+    pub(crate) home_error: u32,
     /// An error of a sync.
-    pub sync_error: u32,
+    pub(crate) sync_error: u32,
     /// Engine memory that cannot be read or written.
-    pub engine_error: u32,
+    pub(crate) engine_error: u32,
 }
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It is done.
     Done,
     /// It fails.
@@ -37,7 +37,7 @@ pub enum Fate {
 
 /// Shared by everything that can go wrong.
 #[derive(Debug, Clone)]
-pub struct Trouble(Arc<Mutex<State>>);
+pub(crate) struct Trouble(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -52,56 +52,56 @@ struct State {
 
 impl Trouble {
     /// None yet.
-    pub fn new(rates: Rates) -> Self {
+    pub(crate) fn new(rates: Rates) -> Self {
         let state =
             State { rng: Rng::with_seed(0), rates, off: false, dies_in: None, dead: false, home_failed: 0 };
         Self(Arc::new(Mutex::new(state)))
     }
 
     /// An operation begins, with dice of its own.
-    pub fn begin(&self, seed: u64) {
+    pub(crate) fn begin(&self, seed: u64) {
         self.0.lock().rng = Rng::with_seed(seed);
     }
 
     /// No more of it, or all of it again.
-    pub fn switch(&self, on: bool) {
+    pub(crate) fn switch(&self, on: bool) {
         self.0.lock().off = !on;
     }
 
     /// The dice.
-    pub fn roll<T>(&self, roll: impl FnOnce(&mut Rng) -> T) -> T {
+    pub(crate) fn roll<T>(&self, roll: impl FnOnce(&mut Rng) -> T) -> T {
         roll(&mut self.0.lock().rng)
     }
 
     /// Whether something of this rate happens now.
-    pub fn strikes(&self, rate: impl FnOnce(&Rates) -> u32) -> bool {
+    pub(crate) fn strikes(&self, rate: impl FnOnce(&Rates) -> u32) -> bool {
         let state = &mut *self.0.lock();
         !state.off && state.rng.u32(..1000) < rate(&state.rates)
     }
 
     /// The process dies in one of the next calls.
-    pub fn die_in(&self, calls: u32) {
+    pub(crate) fn die_in(&self, calls: u32) {
         self.0.lock().dies_in = Some(calls);
     }
 
     /// The process dies now.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.0.lock().dead = true;
     }
 
     /// Whether it has.
-    pub fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.0.lock().dead
     }
 
     /// It is gone, and another one is to be started.
-    pub fn bury(&self) {
+    pub(crate) fn bury(&self) {
         let mut state = self.0.lock();
         (state.dead, state.dies_in) = (false, None);
     }
 
     /// Calls for files that failed so far.
-    pub fn home_failed(&self) -> u64 {
+    pub(crate) fn home_failed(&self) -> u64 {
         self.0.lock().home_failed
     }
 
@@ -109,7 +109,7 @@ impl Trouble {
     ///
     /// # Errors
     /// When the process is dead already.
-    pub fn call(&self, is_sync: bool) -> io::Result<Fate> {
+    pub(crate) fn call(&self, is_sync: bool) -> io::Result<Fate> {
         let state = &mut *self.0.lock();
         if state.dead {
             return Err(io::Error::other("the process is dead"));
@@ -131,7 +131,7 @@ impl Trouble {
 }
 
 /// What a call that fails says.
-pub fn failure(rng: &mut Rng) -> io::Error {
+pub(crate) fn failure(rng: &mut Rng) -> io::Error {
     let kinds = [io::ErrorKind::Other, io::ErrorKind::StorageFull, io::ErrorKind::PermissionDenied];
     io::Error::new(kinds[rng.usize(..kinds.len())], "injected")
 }

@@ -24,7 +24,7 @@ use crate::tally::Tally;
 use crate::trouble::Trouble;
 
 /// Keys there are. They form a tree, as prompts that share beginnings do: key `k` continues key `(k - 1) / 2`.
-pub const KEYS: u8 = 40;
+pub(crate) const KEYS: u8 = 40;
 /// More turns than it takes to bring everything to its end.
 const TURNS_MAX: u32 = 4000;
 
@@ -43,7 +43,7 @@ pub(crate) struct Job {
 }
 
 /// See the module's documentation.
-pub struct World {
+pub(crate) struct World {
     pub(crate) setup: Setup,
     pub(crate) trouble: Trouble,
     pub(crate) machine: Arc<Mutex<Machine>>,
@@ -58,16 +58,16 @@ pub struct World {
     /// Checkpoint and journal may say what is not so, by no fault of the cache.
     pub(crate) unclean: bool,
     /// What has happened.
-    pub tally: Tally,
+    pub(crate) tally: Tally,
 }
 
 /// The chunk key of this number.
-pub fn key(number: u8) -> ChunkKey {
+pub(crate) fn key(number: u8) -> ChunkKey {
     ChunkKey::new([number + 1; 32])
 }
 
 /// The prompt that ends with key `last`, from its first chunk on.
-pub fn prompt(last: u8) -> Vec<ChunkKey> {
+pub(crate) fn prompt(last: u8) -> Vec<ChunkKey> {
     let mut path = vec![last];
     while let Some(&front) = path.last()
         && front > 0
@@ -82,7 +82,7 @@ impl World {
     ///
     /// # Panics
     /// When a process does not start on an empty machine.
-    pub fn new(setup: &Setup) -> Self {
+    pub(crate) fn new(setup: &Setup) -> Self {
         let machine = Machine::new(setup);
         let trouble = machine.trouble.clone();
         let (machine, clock) = (Arc::new(Mutex::new(machine)), Arc::<Mutex<u64>>::default());
@@ -114,7 +114,7 @@ impl World {
     ///
     /// # Panics
     /// When something is not as it must be.
-    pub fn apply(&mut self, op: Op) {
+    pub(crate) fn apply(&mut self, op: Op) {
         let rng = &mut Rng::with_seed(op.dice);
         self.trouble.begin(op.dice ^ 1);
         *self.clock.lock() += rng.u64(..1000);
@@ -205,9 +205,10 @@ impl World {
     pub(crate) fn device(&self) -> bool {
         let process = self.process();
         let machine = self.machine.lock();
-        let Some(deed) = carry_one(&process.engine, &machine) else { return false };
-        process.mailbox.lock().deeds.extend(deed);
-        true
+        let mut deeds = Vec::new();
+        let was_busy = carry_one(&process.engine, &machine, &mut deeds);
+        process.mailbox.lock().deeds.append(&mut deeds);
+        was_busy
     }
 
     fn lookup(&mut self, keys: &[ChunkKey]) {
@@ -220,7 +221,7 @@ impl World {
                 self.hits.push(hit);
             }
             Lookup::Miss => {
-                assert!(self.model.live(&keys[0]).is_none(), "a miss though the first chunk is there")
+                assert!(self.model.live(&keys[0]).is_none(), "a miss though the first chunk is there");
             }
             Lookup::Pending => {
                 let first = self.model.live(&keys[0]).expect("pending is what is written");
