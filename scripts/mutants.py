@@ -5,7 +5,7 @@ Applies each patch of crates/forebay-sim/mutants, one at a time, to a worktree o
 the simulator there and runs it until it finds a violation or has run all seeds. Prints a table for
 docs/SIMULATION.md. The tree itself is never touched.
 
-    scripts/mutants.py [--seeds N] [--only WORD]
+    scripts/mutants.py [--seeds N] [--seconds S] [--from NAME] [--only WORD]
 """
 
 import argparse
@@ -47,6 +47,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--seeds", type=int, default=10_000, help="seeds to run for each (default: 10000)")
     arguments.add_argument("--seconds", type=int, default=300, help="the longest one may take")
+    arguments.add_argument("--from", dest="first", default="", help="skip patches whose names come before this")
     arguments.add_argument("--only", default="", help="only patches with this in their name")
     options = arguments.parse_args()
     # Only what is mutated is compiled anew.
@@ -59,7 +60,7 @@ def main():
         try:
             print("| mistake | found at | by |\n|---|---|---|", flush=True)
             for patch in sorted(PATCHES.glob("*.patch")):
-                if options.only not in patch.stem:
+                if options.only not in patch.stem or patch.stem < options.first:
                     continue
                 run("git", "checkout", "--quiet", "--force", ".", cwd=tree)
                 applied = run("git", "apply", "--recount", str(patch), cwd=tree)
