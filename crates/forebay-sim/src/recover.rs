@@ -51,8 +51,10 @@ impl World {
 
         // What must be there.
         let found: BTreeSet<u64> = recovered.iter().map(|record| record.generation).collect();
-        // Evicted chunks that come back, since that they went was not durable, may take the place of older ones.
-        let is_crowded = (rebuilt || power) && recovered.len() >= self.setup.chunks_max as usize;
+        // Evicted chunks that come back, since that they went was not durable or has rotted, may take the place of older ones.
+        let may_come_back =
+            rebuilt || power || damage.lost.iter().any(|entry| matches!(entry, Entry::Remove(..)));
+        let is_crowded = may_come_back && recovered.len() >= self.setup.chunks_max as usize;
         let lost = |record: &ChunkRecord| !rebuilt && damage.lost.contains(&Entry::Put(*record));
         for (generation, chunk) in &self.model.chunks {
             let promised = chunk.state == State::Committed
