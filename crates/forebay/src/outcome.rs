@@ -201,11 +201,10 @@ impl StoreOutcome {
             StoreStatus::Refused => 2,
             StoreStatus::Failed => 3,
         };
-        let best = |of: &dyn Fn(Tier) -> bool| {
-            let those = tiers.iter().filter(|end| of(end.tier)).map(|end| end.status);
-            those.min_by_key(|&status| rank(status))
-        };
-        let status = best(&|tier| tier != Tier::Memory).or_else(|| best(&|_| true));
+        let is_behind_memory = |end: &&TierEnd| end.tier != Tier::Memory;
+        let is_in_memory_alone = !tiers.iter().any(|end| is_behind_memory(&end));
+        let those_that_count = tiers.iter().filter(|end| is_in_memory_alone || is_behind_memory(end));
+        let status = those_that_count.map(|end| end.status).min_by_key(|&status| rank(status));
         let reason = tiers.iter().find_map(|end| end.reason.clone());
         Self { key, status: status.unwrap_or(StoreStatus::Failed), reason, tiers }
     }

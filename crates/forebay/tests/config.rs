@@ -681,6 +681,11 @@ fn the_memory_tier_takes_what_staging_leaves() {
     let mib = |count: u64| count << 20;
     assert_eq!(bytes("local_cpu: true"), 5 * GIB - mib(12));
     assert_eq!(bytes("local_cpu: true\nremote_url: redis://host"), 5 * GIB - mib(24));
+    assert_eq!(
+        bytes("local_cpu: true\nremote_url: s3://bucket"),
+        5 * GIB - mib(60),
+        "a bucket is four drives"
+    );
     assert_eq!(bytes("local_cpu: false"), 0);
     assert_eq!(bytes("local_cpu: null\nuse_only_staging_buffer: true"), 0);
     assert_eq!(bytes("local_cpu: true\nmax_local_cpu_size: 0.013671875"), mib(2), "14 MiB: one chunk");

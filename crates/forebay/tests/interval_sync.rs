@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay::catalog::{CachePolicy, ChunkRecord, Limits};
@@ -16,11 +17,12 @@ use forebay::tier::disk::stock::{Ground, take_stock};
 use forebay::{ChunkKey, ControlPlane, Result};
 use parking_lot::Mutex;
 
-/// A directory that notes which files are synced by their names, and may refuse renames.
+/// A directory that notes which files are synced by their names, and may refuse syncs and renames.
 #[derive(Debug)]
 struct Noting {
     inner: OsHome,
     synced: Mutex<Vec<String>>,
+    syncs: AtomicBool,
     renames: bool,
 }
 
@@ -42,6 +44,9 @@ impl Home for Noting {
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
+        if !self.syncs.load(Ordering::Relaxed) {
+            return Err(io::Error::other("a sync that fails"));
+        }
         self.synced.lock().push(name.to_owned());
         self.inner.sync(name)
     }
@@ -104,7 +109,7 @@ fn store(control: &ControlPlane, number: u8) {
 }
 
 fn noting(directory: &Path, renames: bool) -> Arc<Noting> {
-    Arc::new(Noting { inner: OsHome::new(directory), synced: Mutex::default(), renames })
+    Arc::new(Noting { inner: OsHome::new(directory), synced: Mutex::default(), syncs: true.into(), renames })
 }
 
 #[test]
@@ -121,6 +126,22 @@ fn what_a_process_left_unsynced_is_synced_by_the_next() {
     store(&control, 3);
     assert!(control.keep_once());
     assert_eq!(home.synced.lock().len(), 1, "once is enough");
+}
+
+#[test]
+fn a_sync_that_failed_is_tried_again_though_nothing_is_stored() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let home = noting(directory.path(), true);
+    store(&open(&home, 1000), 1);
+    let control = open(&home, 1000);
+    store(&control, 2);
+    home.syncs.store(false, Ordering::Relaxed);
+    assert!(control.keep_once());
+    assert!(home.synced.lock().is_empty());
+    home.syncs.store(true, Ordering::Relaxed);
+    assert!(control.keep_once(), "it is still to be done");
+    assert_eq!(*home.synced.lock(), ["journal.2"]);
+    assert!(!control.keep_once(), "nothing is left to be done");
 }
 
 #[test]

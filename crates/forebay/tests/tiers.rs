@@ -314,6 +314,7 @@ enum Held {
     Puts,
     /// Puts of the first part of a chunk that has several.
     FirstParts,
+    Gets,
     Removals,
 }
 
@@ -357,7 +358,12 @@ impl Objects for Gated {
     }
 
     fn get<'a>(&'a self, name: &'a str, into: &'a mut [u8]) -> Answer<'a, ()> {
-        self.fake.get(name, into)
+        Box::pin(async move {
+            if self.held == Held::Gets {
+                self.wait().await?;
+            }
+            self.fake.get(name, into).await
+        })
     }
 
     fn has<'a>(&'a self, name: &'a str) -> Answer<'a, bool> {
@@ -439,6 +445,29 @@ fn a_chunk_is_not_there_before_all_of_its_parts_are() {
     assert_eq!(storing.wait(Some(PATIENCE)).expect("it ends")[0].status, StoreStatus::Stored);
     assert_eq!(setup.fake.names().len(), 3);
     assert!(load(&cache, &keys, LARGE)[0].1 == bytes_of(&keys[0], LARGE), "wrong bytes");
+}
+
+#[test]
+fn guarantee_8_beside_a_load_one_part_of_a_store_is_with_the_remote_store() {
+    let setup = Setup::new(false);
+    let gated = Gated::new(&setup.fake, Held::Gets);
+    let cache = setup.open_over(Arc::new(Delay::new(gated.clone(), Duration::from_millis(2))));
+    let keys = prompt(1, 1);
+    store(&cache, &keys, CHUNK);
+    let bounded = || remote(&cache).client.bounded;
+    let buffer = Arc::new(parking_lot::Mutex::new(vec![0; CHUNK]));
+    let loading = cache.load(vec![(keys[0], Box::new(Arc::clone(&buffer)))], None);
+    wait_until("the load is with the store", || bounded().under_way == 1);
+    for outcome in store(&cache, &prompt(2, 20), CHUNK) {
+        assert_eq!(outcome.status, StoreStatus::Stored, "{outcome:?}");
+    }
+    assert_eq!(bounded().most_under_way, 2, "the load, and one store");
+    gated.open();
+    assert_eq!(loading.wait(Some(PATIENCE)).expect("it ends")[0].status, LoadStatus::Loaded);
+    assert!(*buffer.lock() == bytes_of(&keys[0], CHUNK), "wrong bytes");
+    // Without a load there are more at a time.
+    store(&cache, &prompt(3, 40), CHUNK);
+    assert!(bounded().most_under_way > 2, "{:?}", bounded());
 }
 
 #[test]

@@ -3,8 +3,7 @@
 //! The plain program has as much memory as the cache: buffers for the chunks that are under way, used in turn, and room
 //! for all chunks of a round. All of it lies on huge pages and was touched before it is timed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use forebay::{Cache, Error, ErrorKind, PageMemory, Result};
@@ -26,7 +25,6 @@ pub(super) struct MemoryRig {
     counts: [usize; 2],
     chunk_bytes: usize,
     warm_up_chunks: u64,
-    stop: Arc<AtomicBool>,
     /// Removed when everything in it is closed.
     _scratch: Scratch,
 }
@@ -38,20 +36,13 @@ struct Plain {
 
 impl MemoryRig {
     /// A cache of this shape, and memory for so many chunks a round that are copied from and to so many buffers.
-    pub(super) fn prepare(
-        scratch: Scratch,
-        shape: &Shape,
-        chunks: u64,
-        buffers: usize,
-        stop: Arc<AtomicBool>,
-    ) -> Result<Self> {
+    pub(super) fn prepare(scratch: Scratch, shape: &Shape, chunks: u64, buffers: usize) -> Result<Self> {
         Ok(Self {
             cache: scratch.open_memory_cache(shape)?,
             plain: OnceLock::new(),
             counts: [usize::try_from(chunks).unwrap_or(usize::MAX), buffers],
             chunk_bytes: shape.chunk_bytes as usize,
             warm_up_chunks: shape.chunks,
-            stop,
             _scratch: scratch,
         })
     }
@@ -70,7 +61,8 @@ impl Rig for MemoryRig {
         };
         let [chunks, buffers] = self.counts;
         let plain = Plain { chunks: memory(chunks)?, buffers: memory(buffers)? };
-        Ok(self.plain.set(Mutex::new(plain)).is_ok())
+        self.plain.get_or_init(|| Mutex::new(plain));
+        Ok(true)
     }
 
     fn pass(&self, _: usize, direction: Direction, told: &mut dyn FnMut(u64)) -> Result<Pass> {
@@ -101,13 +93,6 @@ impl Rig for MemoryRig {
 
     fn mixed_loads(&self) -> usize {
         MIXED_LOADS
-    }
-
-    fn may_go_on(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Closed, "interrupted; nothing was measured"));
-        }
-        Ok(())
     }
 
     fn own(&self, _: [usize; 2]) -> Result<Own> {

@@ -171,10 +171,8 @@ fn measure(args: &BenchArgs) -> Result<Report> {
     };
     // Before there are threads.
     let stop = match args.tier {
-        TierName::Remote | TierName::Memory => {
-            interrupted().map_err(|error| Error::io("asking for signals", error))?
-        }
-        TierName::Disk => Arc::default(),
+        TierName::Remote => interrupted().map_err(|error| Error::io("asking for signals", error))?,
+        TierName::Disk | TierName::Memory => Arc::default(),
     };
     let progress = progress();
     let told = |bytes| progress.inc(bytes);
@@ -210,7 +208,7 @@ fn measure(args: &BenchArgs) -> Result<Report> {
             let scratch = Scratch::in_directory(&dir, MEMORY_DISK_BYTES)?;
             progress.set_length(moved_bytes(args, chunks, shape.chunks, 1));
             progress.set_message("preparing");
-            let rig = MemoryRig::prepare(scratch, &shape, chunks, window, stop)?;
+            let rig = MemoryRig::prepare(scratch, &shape, chunks, window)?;
             Bench { rig: &rig, progress, shape, chunks, args }.run(stream()?, Prompts::new())
         }
     }

@@ -6,8 +6,8 @@
 //! for a device or for the remote store, except that with `disk_sync: always` a commit waits for the journal to be on
 //! the disk, and that [`ControlPlane::lookup_within`] waits as long as it is told to.
 //!
-//! A mode is a capacity: without a memory tier there is no [`memory`] part, without a disk no [`disk`] part, without a
-//! remote store no [`remote`] part, and nothing else differs.
+//! A mode is a capacity: without a memory tier there is no `memory` part, without a disk no `disk` part, without a
+//! remote store no `remote` part, and nothing else differs.
 //!
 //! What is stored goes to the first of its tiers, and from there to the next ([`ControlPlane::next_copy`]): so engine memory
 //! is waited for by the fastest of them only.

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::job::{Job, LoadJob, StoreJob, Verdict};
-use super::memory::{Observer, PIECE_BYTES, Source};
+use super::memory::{Observer, Source, fill_from};
 use super::{Shared, stream};
 use crate::memory::Pages;
 use crate::outcome::Reason;
@@ -106,10 +106,7 @@ impl Source for Held {
         // SAFETY: as in `new`.
         for (from_at, from) in unsafe { self.place.read(at, to.len()) } {
             let to = &mut to[from_at - at..][..from.len()];
-            for (to, from) in to.chunks_mut(PIECE_BYTES).zip(from.chunks(PIECE_BYTES)) {
-                seen(from);
-                to.copy_from_slice(from);
-            }
+            fill_from(from, to, &mut *seen);
         }
         Ok(())
     }

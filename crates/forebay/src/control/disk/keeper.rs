@@ -133,24 +133,7 @@ impl Shared {
     /// Runs the keeper's errands; `false` when the checkpoint is to be tried again later.
     pub(super) fn run(&self, errands: &Errands) -> bool {
         if let Some(Segments { former, current }) = &errands.sync {
-            // Each whatever the others gave: one drive that fails is to cost its own chunks only.
-            let data = self.data.sync().map_err(|error| Error::io("syncing the data files", error));
-            let of_journal = |error| {
-                Error::io(format!("syncing the journal in {}", self.directory.path().display()), error)
-            };
-            for &segment in former {
-                let synced = sync_segment(self.directory.home(), segment);
-                if synced.is_err() {
-                    self.state.lock().unsynced.push(segment);
-                }
-                self.report(synced.map_err(of_journal));
-            }
-            let current = current.sync().map_err(of_journal);
-            if data.is_err() || current.is_err() {
-                self.state.lock().dirty = true;
-            }
-            self.report(data);
-            self.report(current);
+            self.sync(former, current);
         }
         let outcome = if errands.checkpoint { self.checkpoint() } else { Ok(()) };
         let done = outcome.is_ok();
@@ -159,6 +142,30 @@ impl Shared {
         }
         self.report(outcome);
         done
+    }
+
+    /// Syncs the data files, then these segments: what the journal names is there before it is named. Each whatever the
+    /// others gave, since one drive that fails is to cost its own chunks only; what failed is tried again the next time.
+    fn sync(&self, former: &[u64], current: &Arc<dyn HomeFile>) {
+        let of_journal =
+            |error| Error::io(format!("syncing the journal in {}", self.directory.path().display()), error);
+        let data = self.data.sync().map_err(|error| Error::io("syncing the data files", error));
+        let mut failed = data.is_err();
+        self.report(data);
+        for &segment in former {
+            let synced = sync_segment(self.directory.home(), segment);
+            if synced.is_err() {
+                failed = true;
+                self.state.lock().unsynced.push(segment);
+            }
+            self.report(synced.map_err(of_journal));
+        }
+        let current = current.sync().map_err(of_journal);
+        failed |= current.is_err();
+        self.report(current);
+        if failed {
+            self.state.lock().dirty = true;
+        }
     }
 
     /// Lets a second pass before a checkpoint that failed is tried again, unless the end comes first.

@@ -1,8 +1,11 @@
 //! The disk tier's part of the control plane: the catalog with its directory and journal.
 //!
 //! Promises: what it says is stored is in the journal; what it gives to be read stays where it is until the outcome
-//! is reported; an outcome is taken once. All calls return without waiting for a device, except that with
-//! `disk_sync: always` a commit waits for the journal to be on it.
+//! is reported; an outcome is taken once. No call waits for a drive, except that with `disk_sync: always` a commit waits
+//! for the journal to be on it.
+//!
+//! Assumes that a write to the journal, which the system keeps in memory for a while, returns soon: it is made under the lock,
+//! so a file system of home that stands holds up every call (`docs/GUARANTEES.md`, gaps).
 //!
 //! One lock guards catalog and journal together, so that their orders cannot differ. It is held for microseconds, and
 //! for as long as it takes to copy the catalog's records when a checkpoint begins; a thread of its own writes that.

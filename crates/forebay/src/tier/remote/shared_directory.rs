@@ -4,7 +4,7 @@
 //! no symbolic link is followed, and what vanishes meanwhile is no error, so several machines may do this at a time. A
 //! chunk goes as a whole, its end first, so that one half removed is not found.
 //!
-//! [`Kept`] is a store in such a directory that has it trimmed: so often, counted in what it writes, that a few who write
+//! `Kept` is a store in such a directory that has it trimmed: so often, counted in what it writes, that a few who write
 //! to one directory keep it below its capacity.
 //!
 //! Assumes: the clocks of those who write agree roughly, as far as the age of chunks is to be right.
