@@ -17,7 +17,7 @@ fn any_key() -> impl Strategy<Value = ChunkKey> {
     any::<[u8; 32]>().prop_map(ChunkKey::new)
 }
 
-/// Up to three extents of `blocks` blocks in all.
+/// Up to three extents of `blocks` blocks in all, each of which ends within the address space of 2^32 blocks.
 fn extents_of(blocks: u64) -> impl Strategy<Value = Extents> {
     let blocks = u32::try_from(blocks).unwrap();
     (0..blocks, 0..blocks, any::<[u32; 3]>()).prop_map(move |(one, other, starts)| {
@@ -25,8 +25,9 @@ fn extents_of(blocks: u64) -> impl Strategy<Value = Extents> {
         cuts.sort_unstable();
         let pieces = cuts.windows(2).zip(starts);
         let list: Vec<Extent> = pieces
-            .map(|(cut, start)| Extent { start, blocks: cut[1] - cut[0] })
-            .filter(|extent| extent.blocks > 0)
+            .map(|(cut, start)| (cut[1] - cut[0], start))
+            .filter(|(blocks, _)| *blocks > 0)
+            .map(|(blocks, start)| Extent { start: start.min(u32::MAX - (blocks - 1)), blocks })
             .collect();
         Extents::from_slice(&list).unwrap()
     })
