@@ -94,6 +94,9 @@ fn both_ways_are_measured_beside_a_bare_client_and_nothing_is_left() {
         assert_eq!([&sizes[0]["object_bytes"], &sizes[1]["object_bytes"]], [4 << 20, 2 << 20]);
         let best = both.iter().filter_map(serde_json::Value::as_f64).fold(0.0, f64::max);
         assert!((best - report[direction]["ceiling_gbps"].as_f64().unwrap()).abs() < 1e-9, "{report:#}");
+        let shares = report["ceilings_ratio"][direction].as_array().unwrap();
+        let shares: Vec<_> = shares.iter().filter_map(serde_json::Value::as_f64).collect();
+        assert!(shares.len() == 2 && shares.contains(&ratio), "the ceiling's is one of them: {report:#}");
         assert!([1, 2, 4, 8, 16, 32].contains(&report["ceiling_depth"][direction].as_u64().unwrap()));
     }
     assert!(report["mixed"]["alone_p99_ms"].as_f64().unwrap() > 0.0);

@@ -78,6 +78,7 @@ impl Rig for DiskRig {
             io_engine: mover.io_engine.to_owned(),
             ceiling_engine: self.ceiling.engine.name().to_owned(),
             ceiling_depth: [self.ceiling.write_depth, self.ceiling.read_depth],
+            plain_names: Vec::new(),
             json: vec![("direct_io", is_direct.into()), ("page_cache_growth_mib", mib(growth).into())],
             memory: format!(", page cache +{}", size(growth)),
             notes: if is_direct { Vec::new() } else { vec![no_direct.to_owned()] },

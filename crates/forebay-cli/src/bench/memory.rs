@@ -100,6 +100,7 @@ impl Rig for MemoryRig {
             io_engine: "copies".to_owned(),
             ceiling_engine: "a plain copy".to_owned(),
             ceiling_depth: [1, 1],
+            plain_names: Vec::new(),
             json: vec![("tier", "memory".into())],
             memory: String::new(),
             notes: Vec::new(),

@@ -120,6 +120,7 @@ With --json, one object:
   page_cache_growth_mib, staging_bytes       pages of the data file in the page cache; most of the staging buffer in use
   noisy           the ceiling itself changed by more than a factor of 2 between rounds: the ratios tell nothing
   ratio_spread, ceiling_spread               least and most of the rounds
+  ceilings_gbps, ceilings_ratio              for remote: of the plain programs one by one, of which the fastest is the ceiling
   chunk_bytes, total_bytes, threads, window, rounds, copied, io_engine, ceiling_engine, ceiling_depth,
   ceiling_cpu_s_per_gb, direct_io,
   staging_buffer_bytes, staging_huge_bytes, retries, wrong_chunks

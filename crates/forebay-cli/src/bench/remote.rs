@@ -187,6 +187,11 @@ impl Rig for RemoteRig {
                 size(read.object_bytes() as u64)
             ),
             ceiling_depth: [write.depth(Direction::Write), read.depth(Direction::Read)],
+            plain_names: self
+                .bares
+                .iter()
+                .map(|bare| format!("a bare client with objects of {}", size(bare.object_bytes() as u64)))
+                .collect(),
             json: vec![
                 ("tier", "remote".into()),
                 ("part_bytes", self.part_bytes.into()),

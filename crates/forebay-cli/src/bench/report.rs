@@ -64,8 +64,17 @@ impl Rounds {
     }
 
     fn ratios(&self) -> Vec<f64> {
+        self.ratios_to(self.ceiling())
+    }
+
+    fn ratios_to(&self, plain: &Plain) -> Vec<f64> {
         let share = |(gbps, ceiling): (&f64, &f64)| if *ceiling > 0.0 { gbps / ceiling } else { 0.0 };
-        self.gbps.iter().zip(&self.ceiling().gbps).map(share).collect()
+        self.gbps.iter().zip(&plain.gbps).map(share).collect()
+    }
+
+    /// The median share of each plain program.
+    fn plain_ratios(&self) -> Vec<f64> {
+        self.plain.iter().map(|plain| median(&self.ratios_to(plain))).collect()
     }
 
     /// The median of each plain program.
@@ -186,8 +195,10 @@ impl Report {
         if let Some(all) = all.as_object_mut() {
             all.extend(self.own.json.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
             if self.write.plain.len() > 1 {
-                let both = json!({ "write": self.write.plain_gbps(), "read": self.read.plain_gbps() });
-                all.insert("ceilings_gbps".to_owned(), both);
+                let gbps = json!({ "write": self.write.plain_gbps(), "read": self.read.plain_gbps() });
+                let ratios = json!({ "write": self.write.plain_ratios(), "read": self.read.plain_ratios() });
+                all.insert("ceilings_gbps".to_owned(), gbps);
+                all.insert("ceilings_ratio".to_owned(), ratios);
             }
         }
         all
@@ -226,6 +237,10 @@ impl Report {
             size(self.own_bytes as u64),
             self.own.memory,
         )?;
+        let (write, read) = (self.write.plain_ratios(), self.read.plain_ratios());
+        for (plain, (write, read)) in self.own.plain_names.iter().zip(write.into_iter().zip(read)) {
+            writeln!(out, "Beside {plain}: write {:.0} %, read {:.0} %", 100.0 * write, 100.0 * read)?;
+        }
         self.own.notes.iter().try_for_each(|note| writeln!(out, "{note}"))?;
         for (what, rounds, direction) in
             [("writing", &self.write, Direction::Write), ("reading", &self.read, Direction::Read)]

@@ -68,6 +68,8 @@ pub(super) struct Own {
     pub(super) ceiling_engine: String,
     /// Transfers that it had under way, writing and reading.
     pub(super) ceiling_depth: [usize; 2],
+    /// The plain programs, if there are several.
+    pub(super) plain_names: Vec<String>,
     /// Further members of the JSON object.
     pub(super) json: Vec<(&'static str, Value)>,
     /// The end of the line that says what memory was used.

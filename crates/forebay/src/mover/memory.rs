@@ -13,8 +13,9 @@ use crate::memory::PageMemory;
 use crate::memory::Pages;
 use crate::outcome::Reason;
 
-/// Bytes that are copied and hashed at a time: well inside a core's second-level cache.
-pub const PIECE_BYTES: usize = 128 << 10;
+/// Bytes that are copied and hashed at a time: they stay in a core's first-level cache, and a load's next bytes are fetched
+/// while these go out. At 128 KiB a load's processor time is a tenth more.
+pub const PIECE_BYTES: usize = 8 << 10;
 
 /// What is shown each piece, in order.
 pub type Observer<'a> = &'a mut dyn FnMut(&[u8]);

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::memory::{Observer, PIECE_BYTES, Source};
+use super::memory::{Observer, Source};
 use super::why;
 use crate::catalog::{BLOCK_BYTES, ChunkRecord};
 use crate::checksum::PayloadHasher;
@@ -15,18 +15,21 @@ use crate::tier::disk::block_file::read_blocks;
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::disk::trailer::{self, Corruption};
 
+/// What is read at a time.
+const WINDOW_BYTES: usize = 128 << 10;
+
 /// See the module's documentation.
 pub(super) struct Stored {
     record: ChunkRecord,
     files: DataFiles,
-    /// A piece, and the trailer's page.
+    /// What was read last: payload, or the trailer's page.
     window: PageMemory,
     failure: Option<Reason>,
 }
 
 impl Stored {
     pub(super) fn new(record: ChunkRecord, files: DataFiles) -> Result<Self, Reason> {
-        let window = PageMemory::new(PIECE_BYTES).map_err(|error| Reason::Engine(error.to_string()))?;
+        let window = PageMemory::new(WINDOW_BYTES).map_err(|error| Reason::Engine(error.to_string()))?;
         Ok(Self { record, files, window, failure: None })
     }
 
@@ -51,8 +54,8 @@ impl Source for Stored {
     }
 
     fn fill(&mut self, at: usize, to: &mut [u8], seen: Observer<'_>) -> Result<(), String> {
-        for (index, to) in to.chunks_mut(PIECE_BYTES).enumerate() {
-            let first = ((at + index * PIECE_BYTES) / BLOCK_BYTES) as u64;
+        for (index, to) in to.chunks_mut(WINDOW_BYTES).enumerate() {
+            let first = ((at + index * WINDOW_BYTES) / BLOCK_BYTES) as u64;
             match self.read(first, to.len().next_multiple_of(BLOCK_BYTES)) {
                 Ok(piece) => {
                     to.copy_from_slice(&piece[..to.len()]);
