@@ -229,7 +229,8 @@ impl ControlPlane {
         match (status, is_store) {
             ("written" | "failed", true) => {
                 match py.detach(|| self.control.finish_store(ticket, status == "written")) {
-                    Ok(_) => Ok(true),
+                    // Home's file system takes its time: it is committed when it has.
+                    Ok(_) | Err(Reason::Busy) => Ok(true),
                     Err(Reason::Unknown) => Ok(false),
                     Err(reason) => Err(crate::error::raise(
                         py,
@@ -243,7 +244,7 @@ impl ControlPlane {
             ("loaded", _) => Ok(self.control.finish_load(ticket, LoadStatus::Loaded, None)),
             ("miss", _) => {
                 let reason = (reason == Reason::NotThere.code()).then_some(Reason::NotThere);
-                Ok(self.control.finish_load(ticket, LoadStatus::Miss, reason.as_ref()))
+                Ok(py.detach(|| self.control.finish_load(ticket, LoadStatus::Miss, reason.as_ref())))
             }
             ("failed", false) => {
                 // The code of a reason stands at its front.
@@ -254,7 +255,7 @@ impl ControlPlane {
                 } else {
                     reason.strip_prefix("remote: ").map(|detail| Reason::Remote(detail.into()))
                 };
-                Ok(self.control.finish_load(ticket, LoadStatus::Failed, reason.as_ref()))
+                Ok(py.detach(|| self.control.finish_load(ticket, LoadStatus::Failed, reason.as_ref())))
             }
             ("written", false) => Ok(false),
             _ => Err(argument(py, format!("{status:?} is no result: it is written, loaded, miss or failed"))),

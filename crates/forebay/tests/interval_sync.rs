@@ -1,20 +1,17 @@
 //! `disk_sync` in seconds: what a power loss may cost is what was stored since the last time, whichever segment has it.
 
+#[path = "support/plot.rs"]
+mod plot;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use forebay::catalog::{CachePolicy, ChunkRecord, Limits};
+use forebay::ControlPlane;
 use forebay::config::DiskSync;
-use forebay::control::StorePlan;
-use forebay::tier::disk::data_files::DataFiles;
-use forebay::tier::disk::directory::{Directory, Opened};
 use forebay::tier::disk::home::{Home, HomeFile, OsHome};
-use forebay::tier::disk::recovery::Found;
-use forebay::tier::disk::stock::{Ground, take_stock};
-use forebay::{ChunkKey, ControlPlane, Result};
 use parking_lot::Mutex;
 
 /// A directory that notes which files are synced by their names, and may refuse syncs and renames.
@@ -64,48 +61,13 @@ impl Home for Noting {
     }
 }
 
-struct Plot(Arc<dyn Home>);
-
-impl Ground for Plot {
-    fn home(&self) -> &Arc<dyn Home> {
-        &self.0
-    }
-
-    fn have_data(&self) -> bool {
-        true
-    }
-
-    fn noted_epoch(&self) -> u32 {
-        0
-    }
-
-    fn by_trailers(&self) -> Result<Found> {
-        Ok(Found { next_segment: 1, ..Found::default() })
-    }
-
-    fn settle(&mut self, _epoch: u32) -> Result<Limits> {
-        Ok(Limits { blocks: 100.into(), chunks_max: 100, tickets_max: 100 })
-    }
-
-    fn holds(&self, _record: &ChunkRecord) -> bool {
-        true
-    }
-}
-
 /// A process with a checkpoint after so many records.
 fn open(home: &Arc<Noting>, journal_records_max: u64) -> ControlPlane {
-    let mut plot = Plot(Arc::clone(home) as _);
-    let stock = take_stock(&mut plot, CachePolicy::Lru).unwrap();
-    let directory = Directory::of_one_owner(Arc::clone(home) as _, stock.epoch, journal_records_max);
-    let sync = DiskSync::Interval(Duration::from_secs(1));
-    ControlPlane::stepped(Opened { directory, stock }, DataFiles::default(), sync, || 0)
+    plot::open(Arc::clone(home) as _, 100, journal_records_max, DiskSync::Interval(Duration::from_secs(1)))
 }
 
 fn store(control: &ControlPlane, number: u8) {
-    match control.plan_store(&[(ChunkKey::new([number; 32]), 1)], None).remove(0) {
-        StorePlan::Write { plan, .. } => control.finish_store(plan.ticket, true).unwrap(),
-        other => panic!("{other:?}"),
-    };
+    control.finish_store(plot::plan(control, number).unwrap().ticket, true).unwrap();
 }
 
 fn noting(directory: &Path, renames: bool) -> Arc<Noting> {

@@ -3,6 +3,7 @@
 use super::{ControlPlane, Counters, DiskPlane, Sightings};
 use crate::catalog::Catalog;
 use crate::config::{DiskSync, StoreTo};
+use crate::error::Result;
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::disk::directory::Opened;
 
@@ -22,6 +23,14 @@ impl ControlPlane {
             sightings: Sightings::new(1),
             counters: Counters::default(),
         }
+    }
+
+    /// Starts the threads that keep and write the journal, as [`Self::open`] does.
+    ///
+    /// # Errors
+    /// When there are no more threads to be had.
+    pub fn start(&self) -> Result<()> {
+        self.disk.as_ref().map_or(Ok(()), DiskPlane::start)
     }
 
     /// What the keeper does when a checkpoint is due or it is time to sync. Whether there was anything to do.

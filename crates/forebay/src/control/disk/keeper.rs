@@ -1,13 +1,11 @@
-//! Keeping the journal: what is written to it, and the thread that writes checkpoints and syncs.
+//! Keeping the journal: the thread that writes checkpoints and syncs.
 
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::super::stats::add;
-use super::{Phase, Shared, State};
-use crate::catalog::{ChunkRecord, Entry};
+use super::{Shared, State};
+use crate::catalog::ChunkRecord;
 use crate::config::DiskSync;
 use crate::error::{Error, Result};
 use crate::tier::disk::home::HomeFile;
@@ -48,49 +46,6 @@ impl State {
 }
 
 impl Shared {
-    /// Adds to the journal, or to what it owes; `false` when that failed.
-    pub(super) fn append(&self, state: &mut State, entries: &[Entry]) -> bool {
-        if state.phase == Phase::GivenBack {
-            return false;
-        }
-        let limit = self.directory.journal_records_max();
-        let mut owed = std::mem::take(&mut state.unrecorded);
-        owed.extend_from_slice(entries);
-        let outcome = if state.journal_records + owed.len() as u64 > 2 * limit {
-            // The keeper does not keep up: the directory must not outgrow its capacity for that.
-            state.checkpoint_due = true;
-            self.wake.notify_all();
-            Err(io::Error::new(io::ErrorKind::StorageFull, "the journal waits for a checkpoint"))
-        } else {
-            state.journal.append(&owed)
-        };
-        match outcome {
-            Ok(()) => {
-                if self.counters.journal_failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the journal can be written again");
-                }
-                state.dirty = true;
-                state.journal_records += owed.len() as u64;
-                if state.journal_records > limit && !state.checkpoint_due {
-                    state.checkpoint_due = true;
-                    self.wake.notify_all();
-                }
-                true
-            }
-            Err(error) => {
-                // A put that failed is told as failed; a removal has happened, and is owed.
-                owed.retain(|entry| matches!(entry, Entry::Remove(..)));
-                state.unrecorded = owed;
-                add(&self.counters.journal_errors, 1);
-                if !self.counters.journal_failing.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%error, directory = %self.directory.path().display(),
-                        "cannot write the journal: stores are refused until it can be written");
-                }
-                false
-            }
-        }
-    }
-
     /// The keeper's life: checkpoints when due, syncs when asked for.
     pub(super) fn keep(&self) {
         let interval = match self.disk_sync {
@@ -186,6 +141,7 @@ impl Shared {
             };
             let fresh = begin.map(|begin| begin()).transpose()?;
             let mut state = self.state.lock();
+            self.hold(&mut state);
             let records: Vec<ChunkRecord> = state.catalog.committed().collect();
             if let Some(fresh) = fresh {
                 let former = std::mem::replace(&mut state.journal, fresh);
@@ -195,8 +151,10 @@ impl Shared {
                 }
                 state.journal_records += SEGMENT_RECORDS;
             } else if !state.journal.is_empty() {
+                self.let_on(&mut state);
                 continue;
             }
+            self.let_on(&mut state);
             break (state.journal.segment(), records, state.journal_records - SEGMENT_RECORDS);
         };
         write_checkpoint(self.directory.home(), self.directory.epoch(), segment, &records)?;

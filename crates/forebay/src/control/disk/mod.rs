@@ -2,26 +2,27 @@
 //!
 //! Promises: what it says is stored is in the journal; what it gives to be read stays where it is until the outcome
 //! is reported; an outcome is taken once. No call waits for a drive, except that with `disk_sync: always` a commit waits
-//! for the journal to be on it.
-//!
-//! Assumes that a write to the journal, which the system keeps in memory for a while, returns soon: it is made under the lock,
-//! so a file system of home that stands holds up every call (`docs/GUARANTEES.md`, gaps).
+//! for the journal to be on it. What has to be in the journal first is waited for, for two seconds at most, and not at all
+//! while the file system of home is known to stand: then stores are refused as busy, and all else goes on.
 //!
 //! One lock guards catalog and journal together, so that their orders cannot differ. It is held for microseconds, and
-//! for as long as it takes to copy the catalog's records when a checkpoint begins; a thread of its own writes that.
+//! for as long as it takes to copy the catalog's records when a checkpoint begins. Threads of their own write the
+//! journal and checkpoints, without it.
 
 mod keeper;
+mod recorder;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
+use recorder::{Queue, RECORD_PATIENCE, Recorded};
 
 use super::lookup::TierLookup;
 use super::plans::TierStore;
 use super::stats::{DiskCounters, DiskStats, add};
-use crate::catalog::{Catalog, ChunkRecord, Entry, LoadDecision, Plan, StoreDecision, Ticket};
+use crate::catalog::{Catalog, ChunkRecord, LoadDecision, Plan, StoreDecision, Ticket};
 use crate::config::{Config, DirectIo, DiskSync};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
@@ -35,7 +36,7 @@ use crate::tier::disk::stock::Stock;
 /// See the module's documentation.
 pub(super) struct DiskPlane {
     shared: Arc<Shared>,
-    keeper: Crew,
+    threads: Crew,
 }
 
 /// Gives milliseconds since 1970.
@@ -47,8 +48,15 @@ pub(super) struct Shared {
     disk_sync: DiskSync,
     clock: Clock,
     pub(super) data: DataFiles,
+    /// Who makes plans: nobody is to see those that are not made to the end. Locked before the state.
+    planner: Mutex<()>,
     pub(super) state: Mutex<State>,
+    /// The keeper's.
     wake: Condvar,
+    /// The writer's.
+    handed_over: Condvar,
+    /// Entries have come back from the file system.
+    recorded: Condvar,
     pub(super) counters: DiskCounters,
     pub(super) interrupted: u64,
     pub(super) rebuilt: Option<String>,
@@ -71,8 +79,7 @@ pub(super) struct State {
     checkpoint_due: bool,
     /// Journal records that no checkpoint covers.
     journal_records: u64,
-    /// Removals that could not be written yet: they go before whatever is written next.
-    unrecorded: Vec<Entry>,
+    queue: Queue,
     dirty: bool,
     /// Segments before the one that is written: what they have is to survive a power loss too, when it is next seen to.
     unsynced: Vec<u64>,
@@ -83,10 +90,11 @@ impl State {
         self.phase != Phase::Open
     }
 
-    /// Whether so much waits for a checkpoint that no more is planned until there is one.
+    /// Whether stores are refused for the journal's sake: its file system stands, or so much waits for a checkpoint that
+    /// no more is planned until there is one.
     pub(super) fn journal_is_behind(&self, directory: &Directory) -> bool {
         let limit = directory.journal_records_max();
-        self.journal_records > limit + limit / 2
+        self.queue.is_stalled() || self.journal_records > limit + limit / 2
     }
 }
 
@@ -129,13 +137,26 @@ impl DiskPlane {
         }
         let data = DataFiles::open(opened.directory.data_paths(), settings.direct_io)?;
         let plane = Self::stepped(opened, data, config.disk_sync, Box::new(now_ms));
-        let shared = Arc::clone(&plane.shared);
-        plane.keeper.spawn("forebay-keeper".into(), move || shared.keep())?;
+        plane.start()?;
         Ok(plane)
     }
 
-    /// On directories that are open, with a clock that gives milliseconds since 1970, and no keeper: its turns are the
-    /// caller's to take.
+    /// Starts the threads that keep and write the journal.
+    ///
+    /// # Errors
+    /// When there are no more threads to be had.
+    pub(super) fn start(&self) -> Result<()> {
+        let (keeper, writer) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
+        self.threads.spawn("forebay-keeper".into(), move || keeper.keep())?;
+        let announced = self.shared.announce_writer();
+        self.threads.spawn("forebay-journal".into(), move || writer.keep_recording())?;
+        // It says itself when it ends.
+        std::mem::forget(announced);
+        Ok(())
+    }
+
+    /// On directories that are open, with a clock that gives milliseconds since 1970, and no threads: the keeper's turns
+    /// are the caller's to take, and who has something to be recorded writes it.
     pub(super) fn stepped(opened: Opened, data: DataFiles, disk_sync: DiskSync, clock: Clock) -> Self {
         let Opened { directory, stock } = opened;
         let Stock { catalog, journal, former, journal_records, interrupted, rebuilt, .. } = stock;
@@ -147,7 +168,7 @@ impl DiskPlane {
             phase: Phase::Open,
             checkpoint_due: journal_records > directory.journal_records_max(),
             journal_records,
-            unrecorded: Vec::new(),
+            queue: Queue::default(),
             dirty: false,
             unsynced,
         };
@@ -156,13 +177,16 @@ impl DiskPlane {
             disk_sync,
             clock,
             data,
+            planner: Mutex::default(),
             state: Mutex::new(state),
             wake: Condvar::new(),
+            handed_over: Condvar::new(),
+            recorded: Condvar::new(),
             counters: DiskCounters::default(),
             interrupted,
             rebuilt,
         });
-        Self { shared, keeper: Crew::default() }
+        Self { shared, threads: Crew::default() }
     }
 
     /// What the keeper does when a checkpoint is due or it is time to sync. Whether there was anything to do.
@@ -190,31 +214,43 @@ impl DiskPlane {
     /// Plans the store of consecutive chunks of a prompt (key and payload bytes each); `parent` is the chunk before
     /// the first of them. Every [`TierStore::Write`] must be answered by one [`Self::finish_store`].
     pub(super) fn plan_store(&self, chunks: &[(ChunkKey, u32)], parent: Option<ChunkKey>) -> Vec<TierStore> {
+        let refused = |reason: Reason| chunks.iter().map(|_| TierStore::Refused(reason.clone())).collect();
+        let Some(_planner) = self.shared.planner.try_lock_for(RECORD_PATIENCE) else {
+            return refused(Reason::Busy);
+        };
         let mut state = self.shared.state.lock();
         if state.is_closed() {
-            return chunks.iter().map(|_| TierStore::Refused(Reason::Closed)).collect();
+            return refused(Reason::Closed);
         }
         if state.journal_is_behind(&self.shared.directory) {
             // Stores come faster than checkpoints are written, which takes a small cache: let the keeper catch up.
-            return chunks.iter().map(|_| TierStore::Refused(Reason::Busy)).collect();
+            return refused(Reason::Busy);
         }
         let mut removed = Vec::new();
         let decisions = state.catalog.plan_store(chunks, parent, (self.shared.clock)(), &mut removed);
         // What was evicted must be gone for good before anything is written over it.
-        let owes_nothing = removed.is_empty() && state.unrecorded.is_empty();
-        let recorded = owes_nothing || self.shared.append(&mut state, &removed);
+        let owes_nothing = removed.is_empty() && !state.queue.has_removals();
+        let refusal = if owes_nothing {
+            None
+        } else {
+            match self.shared.record(&mut state, removed, None) {
+                Recorded::Written(_) => None,
+                Recorded::Failed => Some(Reason::Journal),
+                Recorded::Late => Some(Reason::Busy),
+            }
+        };
         decisions
             .into_iter()
-            .map(|decision| match decision {
-                StoreDecision::Write(plan) if !recorded => {
+            .map(|decision| match (decision, &refusal) {
+                (StoreDecision::Write(plan), Some(reason)) => {
                     state.catalog.abort(plan.ticket);
-                    TierStore::Refused(Reason::Journal)
+                    TierStore::Refused(reason.clone())
                 }
-                StoreDecision::Full => {
+                (decision @ StoreDecision::Full, _) => {
                     add(&self.shared.counters.refused_full, 1);
                     decision.into()
                 }
-                decision => decision.into(),
+                (decision, _) => decision.into(),
             })
             .collect()
     }
@@ -223,27 +259,25 @@ impl DiskPlane {
     ///
     /// # Errors
     /// Why it is not committed though it was written; [`Reason::Unknown`] when the ticket is not that of an open
-    /// write.
+    /// write; [`Reason::Busy`] when the file system of home takes its time: then it may be found later.
     pub(super) fn finish_store(&self, ticket: Ticket, written: bool) -> Result<ChunkRecord, Reason> {
         let shared = &self.shared;
         let mut state = shared.state.lock();
-        let Some(record) = state.catalog.writing(ticket) else { return Err(Reason::Unknown) };
+        let open = state.catalog.writing(ticket).filter(|_| !state.queue.has_put(ticket));
+        let Some(record) = open else { return Err(Reason::Unknown) };
         if !written {
             state.catalog.abort(ticket);
             add(&shared.counters.store_failed, 1);
             return Ok(record);
         }
-        if !shared.append(&mut state, &[Entry::Put(record)]) {
-            state.catalog.abort(ticket);
-            add(&shared.counters.store_failed, 1);
-            return Err(Reason::Journal);
-        }
-        state.catalog.commit(ticket);
-        add(&shared.counters.stored, 1);
-        let sync = (shared.disk_sync == DiskSync::Always).then(|| state.journal.sync_handle());
+        let segment = match shared.record(&mut state, Vec::new(), Some((ticket, record))) {
+            Recorded::Written(segment) => segment,
+            Recorded::Failed => return Err(Reason::Journal),
+            Recorded::Late => return Err(Reason::Busy),
+        };
         drop(state);
-        if let Some(sync) = sync
-            && let Err(error) = sync.sync()
+        if shared.disk_sync == DiskSync::Always
+            && let Err(error) = segment.sync()
         {
             add(&shared.counters.journal_errors, 1);
             return Err(Reason::Io(error.to_string()));
@@ -251,9 +285,10 @@ impl DiskPlane {
         Ok(record)
     }
 
-    /// Whether the write under this ticket is still open.
+    /// Whether the write under this ticket is still to be told.
     pub(super) fn is_writing(&self, ticket: Ticket) -> bool {
-        self.shared.state.lock().catalog.writing(ticket).is_some()
+        let state = self.shared.state.lock();
+        state.catalog.writing(ticket).is_some() && !state.queue.has_late_put(ticket)
     }
 
     /// Whether a chunk is there now. Does not count as use.
@@ -295,7 +330,7 @@ impl DiskPlane {
         let Some(removal) = state.catalog.discard(ticket) else { return false };
         add(counter, 1);
         if let Some(removal) = removal {
-            shared.append(&mut state, &[removal]);
+            shared.record(&mut state, vec![removal], None);
         }
         true
     }
@@ -321,8 +356,9 @@ impl DiskPlane {
             }
         }
         self.shared.wake.notify_all();
-        // A keeper that is still at it writes to the directories: they go with the process then.
-        let is_at_rest = self.keeper.join(Instant::now() + JOIN_PATIENCE);
+        self.shared.handed_over.notify_all();
+        // A thread that is still at it writes to the directories: they go with the process then.
+        let is_at_rest = self.threads.join(Instant::now() + JOIN_PATIENCE);
         let mut state = self.shared.state.lock();
         if is_at_rest && state.phase == Phase::Closed && state.catalog.open_writes() == 0 {
             state.phase = Phase::GivenBack;

@@ -160,15 +160,23 @@ impl Journal {
     /// # Errors
     /// The file's; then none of them counts as added.
     pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
+        let append = self.to_append(entries);
+        append.write()?;
+        self.appended(&append);
+        Ok(())
+    }
+
+    /// What adds entries when it is written, without holding the journal. One at a time, and [`Self::appended`] when it
+    /// was.
+    pub fn to_append(&self, entries: &[Entry]) -> Append {
         let mut bytes = Vec::with_capacity(entries.len() * RECORD_BYTES);
         entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.encode()));
-        if let Err(error) = self.file.write_at(&bytes, self.end) {
-            // What was written of them must not be replayed.
-            let _ = self.file.set_len(self.end);
-            return Err(error);
-        }
-        self.end += bytes.len() as u64;
-        Ok(())
+        Append { file: Arc::clone(&self.file), bytes, at: self.end }
+    }
+
+    /// Takes in what was written.
+    pub fn appended(&mut self, append: &Append) {
+        self.end = append.at + append.bytes.len() as u64;
     }
 
     /// Makes what was appended survive a power loss.
@@ -198,6 +206,32 @@ impl Journal {
     pub fn next_segment(&self) -> impl FnOnce() -> Result<Self> + use<> {
         let (home, segment, epoch) = (Arc::clone(&self.home), self.segment + 1, self.epoch);
         move || Self::begin(&home, segment, epoch)
+    }
+}
+
+/// Entries on their way to the end of a segment.
+#[derive(Debug)]
+pub struct Append {
+    file: Arc<dyn HomeFile>,
+    bytes: Vec<u8>,
+    at: u64,
+}
+
+impl Append {
+    /// Writes them.
+    ///
+    /// # Errors
+    /// The file's; then the segment is as it was.
+    pub fn write(&self) -> io::Result<()> {
+        self.file.write_at(&self.bytes, self.at).inspect_err(|_| {
+            // What was written of them must not be replayed.
+            let _ = self.file.set_len(self.at);
+        })
+    }
+
+    /// The segment's file.
+    pub fn file(&self) -> &Arc<dyn HomeFile> {
+        &self.file
     }
 }
 
