@@ -229,7 +229,7 @@ impl ControlPlane {
         match (status, is_store) {
             ("written" | "failed", true) => {
                 match py.detach(|| self.control.finish_store(ticket, status == "written")) {
-                    // Home's file system takes its time: it is committed when it has.
+                    // Home's file system takes its time: it is committed when it has written it down, if it can.
                     Ok(_) | Err(Reason::Busy) => Ok(true),
                     Err(Reason::Unknown) => Ok(false),
                     Err(reason) => Err(crate::error::raise(

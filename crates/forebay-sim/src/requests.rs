@@ -201,7 +201,6 @@ impl World {
                 (chunk.state, chunk.told) = (State::Committed, true);
                 chunk.durable = always && !chunk.doubtful;
             }
-            Err(Reason::Io(_)) if always => self.model.chunk(job.generation).state = State::Committed,
             Ok(_) | Err(Reason::Journal) => self.model.remove(job.generation),
             Err(reason) => panic!("an open write is answered with {reason:?}"),
         }

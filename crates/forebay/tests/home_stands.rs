@@ -12,14 +12,17 @@ use std::time::{Duration, Instant};
 use forebay::config::DiskSync;
 use forebay::outcome::Reason;
 use forebay::tier::disk::home::{Home, HomeFile, OsHome};
+use forebay::tier::disk::trailer::Corruption;
 use forebay::{ControlPlane, LoadStatus, Lookup};
 use parking_lot::{Condvar, Mutex};
 use plot::{key, plan};
 
 /// No wait in a test is longer; what takes longer hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Less than what entries are waited for, and more than anything takes that does not wait for them.
-const AT_ONCE: Duration = Duration::from_millis(900);
+/// How long the journal is waited for.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
+/// Less than that, and more than anything takes that does not wait for it.
+const AT_ONCE: Duration = Duration::from_millis(2500);
 
 /// Where writes stop while it is shut.
 #[derive(Debug, Default)]
@@ -119,7 +122,7 @@ fn open(directory: &Path, chunks_max: u32) -> (ControlPlane, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let home = Arc::new(Standing { inner: OsHome::new(directory), gate: Arc::clone(&gate) });
     let control = plot::open(home, chunks_max, 1000, DiskSync::None);
-    control.start().unwrap();
+    control.start(JOURNAL_PATIENCE).unwrap();
     (control, gate)
 }
 
@@ -166,7 +169,8 @@ fn guarantee_9_lookups_and_loads_go_on_and_a_commit_waits_for_a_bounded_time() {
     });
     // From then on it is known, and nobody waits.
     assert_eq!(at_once("a commit", || control.finish_store(third, true)), Err(Reason::Busy));
-    assert_eq!(at_once("a plan", || plan(&control, 4)).err(), Some(Reason::Busy));
+    assert_eq!(at_once("a plan", || plan(&control, 4)).err(), Some(Reason::Journal));
+    at_once("a lookup of what is late", || assert!(matches!(control.lookup(&[key(2)]), Lookup::Miss)));
     assert!(control.stats().disk.degraded);
     for ticket in [second, third] {
         assert!(!control.is_writing(ticket), "nobody will be told of it any more");
@@ -190,8 +194,12 @@ fn guarantee_9_a_store_that_needs_room_is_refused_and_what_it_evicted_stays_gone
     store(&control, 1).unwrap();
     store(&control, 2).unwrap();
     gate.set(true);
-    assert_eq!(plan(&control, 3).err(), Some(Reason::Busy), "what was evicted for it is not in the journal");
-    at_once("a plan", || assert_eq!(plan(&control, 3).err(), Some(Reason::Busy)));
+    assert_eq!(
+        plan(&control, 3).err(),
+        Some(Reason::Journal),
+        "what was evicted for it is not in the journal"
+    );
+    at_once("a plan", || assert_eq!(plan(&control, 3).err(), Some(Reason::Journal)));
     assert!(!is_there(&control, 1) && is_there(&control, 2));
     gate.set(false);
     wait_until("stores go on", || store(&control, 3).is_ok());
@@ -199,6 +207,47 @@ fn guarantee_9_a_store_that_needs_room_is_refused_and_what_it_evicted_stays_gone
     let (control, _) = open(directory.path(), 2);
     assert!(!is_there(&control, 1), "it would lie where another one was written");
     assert!(is_there(&control, 2) && is_there(&control, 3));
+}
+
+#[test]
+fn guarantee_9_what_is_answered_after_the_end_waits_for_a_bounded_time_too() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let (control, gate) = open(directory.path(), 100);
+    store(&control, 1).unwrap();
+    let (second, third) = (plan(&control, 2).unwrap().ticket, plan(&control, 3).unwrap().ticket);
+    control.close();
+    gate.set(true);
+    assert_eq!(control.finish_store(second, true), Err(Reason::Busy));
+    at_once("a lookup", || assert!(matches!(control.lookup(&[key(1)]), Lookup::Busy)));
+    gate.set(false);
+    wait_until("the rest is taken", || control.stats().disk.stored == 2);
+    control.finish_store(third, false).unwrap();
+    drop(control);
+    let (control, _) = open(directory.path(), 100);
+    assert!(is_there(&control, 1) && is_there(&control, 2) && !is_there(&control, 3));
+}
+
+#[test]
+fn a_damaged_chunk_is_dropped_without_waiting_and_its_room_is_not_used_before_that_is_noted() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let (control, gate) = open(directory.path(), 2);
+    store(&control, 1).unwrap();
+    store(&control, 2).unwrap();
+    let load = control.plan_load(&[(key(1), 1)]).remove(0).unwrap();
+    gate.set(true);
+    let damaged = Reason::Corrupt(Corruption::Payload);
+    at_once("a drop", || control.finish_load(load.read.ticket, LoadStatus::Miss, Some(&damaged)));
+    gate.wait_for_one();
+    assert_eq!(
+        plan(&control, 3).err(),
+        Some(Reason::Journal),
+        "the journal still has the chunk that was there"
+    );
+    gate.set(false);
+    wait_until("stores go on", || store(&control, 3).is_ok());
+    drop(control);
+    let (control, _) = open(directory.path(), 2);
+    assert!(!is_there(&control, 1) && is_there(&control, 2) && is_there(&control, 3));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Promises: a lookup says how much of a prompt is there, tier by tier in the order memory, disk, remote, each going on
 //! where the one before it ends; what it found on disk stays where it is until the hit is dropped; an outcome is taken
 //! once. It never touches a chunk's bytes: a [`crate::mover::Mover`], of this process or another one, does. No call waits
-//! for a device or for the remote store, except that with `disk_sync: always` a commit waits for the journal to be on
-//! the disk, and that [`ControlPlane::lookup_within`] waits as long as it is told to.
+//! for a device or for the remote store, except that what has to be in the journal is waited for, a few seconds at most
+//! (`disk/mod.rs`), and that [`ControlPlane::lookup_within`] waits as long as it is told to.
 //!
 //! A mode is a capacity: without a memory tier there is no `memory` part, without a disk no `disk` part, without a
 //! remote store no `remote` part, and nothing else differs.
@@ -301,8 +301,9 @@ impl ControlPlane {
     /// it on the tiers behind.
     ///
     /// # Errors
-    /// Why it is not committed though it was written; [`Reason::Unknown`] when the ticket is not that of an open
-    /// write.
+    /// Why it is not committed though it was written: [`Reason::Busy`] when the file system of home takes its time (then it
+    /// may be found later, and goes on to the tiers behind when it is stored again); [`Reason::Unknown`] when the ticket is
+    /// not that of an open write.
     pub fn finish_store(&self, ticket: Ticket, written: bool) -> Result<Onward, Reason> {
         match ticket.tier() {
             Tier::Memory => {
@@ -426,7 +427,7 @@ impl ControlPlane {
             || self.remote.as_ref().is_some_and(RemotePlane::has_copies)
     }
 
-    /// Whether the write under this ticket is still open.
+    /// Whether the write under this ticket is still to be told.
     pub fn is_writing(&self, ticket: Ticket) -> bool {
         match ticket.tier() {
             Tier::Memory => self.memory.as_ref().is_some_and(|memory| memory.is_writing(ticket)),
@@ -526,7 +527,7 @@ impl ControlPlane {
         self.remote.iter().for_each(RemotePlane::stop_copies);
     }
 
-    /// Takes no more plans, writes a checkpoint, ends the thread and gives the directories back. Outcomes of open plans
+    /// Takes no more plans, writes a checkpoint, ends the threads and gives the directories back. Outcomes of open plans
     /// are still taken; while a write is open the directories stay this one's, until the last who uses them is gone.
     pub fn close(&self) {
         self.memory.iter().for_each(MemoryPlane::close);

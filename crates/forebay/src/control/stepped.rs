@@ -1,4 +1,6 @@
-//! A control plane of the disk tier without a keeper's thread: its turns are the owner's to take. For simulators.
+//! A control plane of the disk tier without threads: the keeper's turns are the owner's to take. For simulators and tests.
+
+use std::time::Duration;
 
 use super::{ControlPlane, Counters, DiskPlane, Sightings};
 use crate::catalog::Catalog;
@@ -25,12 +27,12 @@ impl ControlPlane {
         }
     }
 
-    /// Starts the threads that keep and write the journal, as [`Self::open`] does.
+    /// Starts the threads that keep and write the journal, once. Nobody waits for it longer than `patience`.
     ///
     /// # Errors
     /// When there are no more threads to be had.
-    pub fn start(&self) -> Result<()> {
-        self.disk.as_ref().map_or(Ok(()), DiskPlane::start)
+    pub fn start(&self, patience: Duration) -> Result<()> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.start(patience))
     }
 
     /// What the keeper does when a checkpoint is due or it is time to sync. Whether there was anything to do.

@@ -1,9 +1,9 @@
 //! The disk tier's part of the control plane: the catalog with its directory and journal.
 //!
 //! Promises: what it says is stored is in the journal; what it gives to be read stays where it is until the outcome
-//! is reported; an outcome is taken once. No call waits for a drive, except that with `disk_sync: always` a commit waits
-//! for the journal to be on it. What has to be in the journal first is waited for, for two seconds at most, and not at all
-//! while the file system of home is known to stand: then stores are refused as busy, and all else goes on.
+//! is reported; an outcome is taken once. No call waits for the data files. What has to be in the journal first, and with
+//! `disk_sync: always` on the drive, is waited for, for [`RECORD_PATIENCE`] and for that of a call that plans just then; and
+//! not at all while the file system of home is known to stand: then stores are refused, and all else goes on.
 //!
 //! One lock guards catalog and journal together, so that their orders cannot differ. It is held for microseconds, and
 //! for as long as it takes to copy the catalog's records when a checkpoint begins. Threads of their own write the
@@ -14,7 +14,7 @@ mod recorder;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
 use recorder::{Queue, RECORD_PATIENCE, Recorded};
@@ -36,7 +36,8 @@ use crate::tier::disk::stock::Stock;
 /// See the module's documentation.
 pub(super) struct DiskPlane {
     shared: Arc<Shared>,
-    threads: Crew,
+    keeper: Crew,
+    writer: Crew,
 }
 
 /// Gives milliseconds since 1970.
@@ -137,22 +138,18 @@ impl DiskPlane {
         }
         let data = DataFiles::open(opened.directory.data_paths(), settings.direct_io)?;
         let plane = Self::stepped(opened, data, config.disk_sync, Box::new(now_ms));
-        plane.start()?;
+        plane.start(RECORD_PATIENCE)?;
         Ok(plane)
     }
 
-    /// Starts the threads that keep and write the journal.
+    /// Starts the threads that keep and write the journal, which nobody waits for longer than `patience`.
     ///
     /// # Errors
     /// When there are no more threads to be had.
-    pub(super) fn start(&self) -> Result<()> {
-        let (keeper, writer) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
-        self.threads.spawn("forebay-keeper".into(), move || keeper.keep())?;
-        let announced = self.shared.announce_writer();
-        self.threads.spawn("forebay-journal".into(), move || writer.keep_recording())?;
-        // It says itself when it ends.
-        std::mem::forget(announced);
-        Ok(())
+    pub(super) fn start(&self, patience: Duration) -> Result<()> {
+        self.writer.spawn("forebay-journal".into(), self.shared.writer(patience))?;
+        let keeper = Arc::clone(&self.shared);
+        self.keeper.spawn("forebay-keeper".into(), move || keeper.keep())
     }
 
     /// On directories that are open, with a clock that gives milliseconds since 1970, and no threads: the keeper's turns
@@ -186,7 +183,7 @@ impl DiskPlane {
             interrupted,
             rebuilt,
         });
-        Self { shared, threads: Crew::default() }
+        Self { shared, keeper: Crew::default(), writer: Crew::default() }
     }
 
     /// What the keeper does when a checkpoint is due or it is time to sync. Whether there was anything to do.
@@ -208,7 +205,11 @@ impl DiskPlane {
             return TierLookup::Busy;
         }
         let pin = |ticket| Pin { ticket, shared: Arc::clone(&self.shared) };
-        TierLookup::of(state.catalog.lookup(keys), pin)
+        match TierLookup::of(state.catalog.lookup(keys), pin) {
+            // It may take for ever.
+            TierLookup::Pending if state.queue.is_stalled() => TierLookup::Miss,
+            found => found,
+        }
     }
 
     /// Plans the store of consecutive chunks of a prompt (key and payload bytes each); `parent` is the chunk before
@@ -222,6 +223,9 @@ impl DiskPlane {
         if state.is_closed() {
             return refused(Reason::Closed);
         }
+        if state.queue.is_stalled() {
+            return refused(Reason::Journal);
+        }
         if state.journal_is_behind(&self.shared.directory) {
             // Stores come faster than checkpoints are written, which takes a small cache: let the keeper catch up.
             return refused(Reason::Busy);
@@ -233,11 +237,8 @@ impl DiskPlane {
         let refusal = if owes_nothing {
             None
         } else {
-            match self.shared.record(&mut state, removed, None) {
-                Recorded::Written(_) => None,
-                Recorded::Failed => Some(Reason::Journal),
-                Recorded::Late => Some(Reason::Busy),
-            }
+            let is_recorded = self.shared.record(&mut state, removed, None) == Recorded::Written;
+            (!is_recorded).then_some(Reason::Journal)
         };
         decisions
             .into_iter()
@@ -268,21 +269,15 @@ impl DiskPlane {
         if !written {
             state.catalog.abort(ticket);
             add(&shared.counters.store_failed, 1);
+            // It may have been the last that could come.
+            shared.handed_over.notify_one();
             return Ok(record);
         }
-        let segment = match shared.record(&mut state, Vec::new(), Some((ticket, record))) {
-            Recorded::Written(segment) => segment,
-            Recorded::Failed => return Err(Reason::Journal),
-            Recorded::Late => return Err(Reason::Busy),
-        };
-        drop(state);
-        if shared.disk_sync == DiskSync::Always
-            && let Err(error) = segment.sync()
-        {
-            add(&shared.counters.journal_errors, 1);
-            return Err(Reason::Io(error.to_string()));
+        match shared.record(&mut state, Vec::new(), Some((ticket, record))) {
+            Recorded::Written => Ok(record),
+            Recorded::Failed => Err(Reason::Journal),
+            Recorded::Late => Err(Reason::Busy),
         }
-        Ok(record)
     }
 
     /// Whether the write under this ticket is still to be told.
@@ -330,7 +325,7 @@ impl DiskPlane {
         let Some(removal) = state.catalog.discard(ticket) else { return false };
         add(counter, 1);
         if let Some(removal) = removal {
-            shared.record(&mut state, vec![removal], None);
+            shared.note_removals(&mut state, vec![removal]);
         }
         true
     }
@@ -345,10 +340,12 @@ impl DiskPlane {
         self.shared.directory.data_paths()
     }
 
-    /// Takes no more plans, writes a checkpoint, ends the thread and gives the directories back. Outcomes of open plans
+    /// Takes no more plans, writes a checkpoint, ends the threads and gives the directories back. Outcomes of open plans
     /// are still taken; while a write is open they stay this one's, until the last who uses it is gone.
     pub(super) fn close(&self) {
         {
+            // Who is at a plan has it made to the end.
+            let _planner = self.shared.planner.lock();
             let mut state = self.shared.state.lock();
             if state.phase == Phase::Open {
                 state.phase = Phase::Closed;
@@ -358,7 +355,11 @@ impl DiskPlane {
         self.shared.wake.notify_all();
         self.shared.handed_over.notify_all();
         // A thread that is still at it writes to the directories: they go with the process then.
-        let is_at_rest = self.threads.join(Instant::now() + JOIN_PATIENCE);
+        let deadline = Instant::now() + JOIN_PATIENCE;
+        let mut is_at_rest = self.keeper.join(deadline);
+        if self.shared.state.lock().catalog.open_writes() == 0 {
+            is_at_rest &= self.writer.join(deadline);
+        }
         let mut state = self.shared.state.lock();
         if is_at_rest && state.phase == Phase::Closed && state.catalog.open_writes() == 0 {
             state.phase = Phase::GivenBack;
@@ -370,5 +371,7 @@ impl DiskPlane {
 impl Drop for DiskPlane {
     fn drop(&mut self) {
         self.close();
+        self.shared.state.lock().queue.let_go();
+        self.shared.handed_over.notify_all();
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Promises: entries are written in the order in which they were handed over. A put is committed, or aborted, by whoever has
 //! written it, before the lock is free again: a checkpoint has both, its chunk and its entry, or neither. A removal that
-//! could not be written is owed: it goes before whatever is written next. Nobody waits for longer than
-//! [`RECORD_PATIENCE`] for a file system that stands, and once somebody has, nobody waits any more until it has moved.
+//! could not be written is owed: it goes before whatever is written next. Nobody waits for longer than they were told to
+//! for a file system that stands, and once somebody has, nobody does any more until it has moved.
 //!
-//! A thread of its own writes, without the lock. Before that thread runs and after it has ended, whoever hands over writes.
+//! A thread of its own writes, without the lock, what was handed over since it last began. A plane without that thread (a
+//! simulator's) has whoever hands over write, under the lock. The thread ends when the plane is closed and nothing can
+//! come any more.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,25 +21,26 @@ use parking_lot::MutexGuard;
 use super::super::stats::add;
 use super::{Phase, Shared, State};
 use crate::catalog::{ChunkRecord, Entry, Ticket};
-use crate::tier::disk::home::HomeFile;
+use crate::config::DiskSync;
 use crate::tier::disk::journal::Append;
 
 /// The longest that entries are waited for. A system that keeps them in memory for a while takes microseconds, one that
-/// syncs much besides can take a good part of a second.
-pub(super) const RECORD_PATIENCE: Duration = Duration::from_secs(1);
+/// syncs much besides a good part of a second.
+pub(super) const RECORD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recorded {
-    /// They are in the journal: in this segment.
-    Written(Arc<dyn HomeFile>),
+    /// They are in the journal. A put is committed.
+    Written,
     /// They are not. Removals are owed, a put is aborted.
     Failed,
-    /// They will be, or not: the file system takes its time. A put is then committed late, or aborted.
+    /// They will be, or not: the file system takes its time. A put is committed then, or aborted.
     Late,
 }
 
-/// The segment in which entries were written, if they were.
-type End = Arc<OnceLock<Option<Arc<dyn HomeFile>>>>;
+/// Whether entries were written, once that is known.
+type End = Arc<OnceLock<bool>>;
 
 /// Entries of one call.
 struct Batch {
@@ -46,24 +49,32 @@ struct Batch {
     end: End,
 }
 
+impl Batch {
+    fn len(&self) -> u64 {
+        self.removals.len() as u64 + u64::from(self.put.is_some())
+    }
+}
+
 /// Entries that are being written.
 struct Writing {
     owed: Vec<Entry>,
     batches: Vec<Batch>,
-    entries: u64,
+    /// How many.
+    len: u64,
     append: io::Result<Append>,
+    sync: bool,
 }
 
 /// What is on its way to the journal.
-#[derive(Default)]
 pub(super) struct Queue {
+    patience: Duration,
     /// Removals that could not be written.
     owed: Vec<Entry>,
     waiting: Vec<Batch>,
     /// The puts that are on their way, and whether their callers were told that they are late.
     puts: HashMap<Ticket, bool>,
-    /// Removals that are not written: owed, waiting, or being written.
-    removals: usize,
+    /// Removals with the file system.
+    removals_under_way: usize,
     /// Entries are with the file system, and the lock may be free meanwhile.
     is_writing: bool,
     /// Nothing more is to be begun: the keeper wants a moment in which nothing is being written.
@@ -71,12 +82,38 @@ pub(super) struct Queue {
     /// Somebody has waited in vain since entries last came back from the file system.
     is_stalled: bool,
     has_writer: bool,
+    /// Nobody hands over any more.
+    is_last: bool,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            patience: RECORD_PATIENCE,
+            owed: Vec::new(),
+            waiting: Vec::new(),
+            puts: HashMap::new(),
+            removals_under_way: 0,
+            is_writing: false,
+            is_held: false,
+            is_stalled: false,
+            has_writer: false,
+            is_last: false,
+        }
+    }
 }
 
 impl Queue {
     /// Whether something was evicted or dropped that the journal does not know yet.
     pub(super) fn has_removals(&self) -> bool {
-        self.removals > 0
+        self.removals_under_way > 0
+            || !self.owed.is_empty()
+            || self.waiting.iter().any(|batch| !batch.removals.is_empty())
+    }
+
+    /// Nobody hands over any more: who writes may end.
+    pub(super) fn let_go(&mut self) {
+        self.is_last = true;
     }
 
     /// Whether the file system of home stands.
@@ -95,10 +132,18 @@ impl Queue {
     }
 }
 
-/// Says when it is dropped that there is no writer any more: who waits writes then.
-pub(super) struct Writer<'a>(&'a Shared);
+impl State {
+    /// Whether there is nothing to be written, and will not be.
+    fn has_recorded_all(&self) -> bool {
+        let is_last = self.is_closed() && (self.queue.is_last || self.catalog.open_writes() == 0);
+        is_last && self.queue.waiting.is_empty()
+    }
+}
 
-impl Drop for Writer<'_> {
+/// Says when it is dropped that there is no writer any more.
+struct Writer(Arc<Shared>);
+
+impl Drop for Writer {
     fn drop(&mut self) {
         self.0.state.lock().queue.has_writer = false;
         self.0.recorded.notify_all();
@@ -106,34 +151,38 @@ impl Drop for Writer<'_> {
 }
 
 impl Shared {
-    /// Hands entries over, after all that were before, and waits for them.
+    /// Hands removals over, after all that was before, and waits for nothing.
+    pub(super) fn note_removals(&self, state: &mut State, removals: Vec<Entry>) {
+        self.hand_over(state, removals, None);
+        if !state.queue.has_writer && state.phase == Phase::Open {
+            self.write(state);
+        }
+    }
+
+    /// Hands entries over, after all that was before, and waits for them.
     pub(super) fn record(
         &self,
         state: &mut MutexGuard<'_, State>,
         removals: Vec<Entry>,
         put: Option<(Ticket, ChunkRecord)>,
     ) -> Recorded {
-        let end = End::default();
-        let queue = &mut state.queue;
-        queue.removals += removals.len();
-        queue.puts.extend(put.map(|(ticket, _)| (ticket, false)));
-        queue.waiting.push(Batch { removals, put, end: Arc::clone(&end) });
-        self.handed_over.notify_one();
-        let deadline = Instant::now() + RECORD_PATIENCE;
+        let end = self.hand_over(state, removals, put);
+        let deadline = Instant::now() + state.queue.patience;
         while end.get().is_none() {
-            if !state.queue.has_writer && !state.queue.is_writing {
+            if !state.queue.has_writer {
                 self.write(state);
             } else if state.queue.is_stalled {
                 break;
             } else if self.recorded.wait_until(state, deadline).timed_out() && end.get().is_none() {
                 state.queue.is_stalled = true;
-                tracing::error!(directory = %self.directory.path().display(),
-                    "the journal takes longer than {RECORD_PATIENCE:?} to write: stores are refused until it moves");
+                self.recorded.notify_all();
+                tracing::error!(directory = %self.directory.path().display(), patience = ?state.queue.patience,
+                    "the journal was waited for in vain: stores to disk are refused until it is written");
             }
         }
         match end.get() {
-            Some(Some(file)) => Recorded::Written(Arc::clone(file)),
-            Some(None) => Recorded::Failed,
+            Some(true) => Recorded::Written,
+            Some(false) => Recorded::Failed,
             None => {
                 if let Some(is_late) = put.and_then(|(ticket, _)| state.queue.puts.get_mut(&ticket)) {
                     *is_late = true;
@@ -143,21 +192,32 @@ impl Shared {
         }
     }
 
-    /// From now on what is handed over is left to the writer, who is about to begin.
-    pub(super) fn announce_writer(&self) -> Writer<'_> {
-        self.state.lock().queue.has_writer = true;
-        Writer(self)
+    fn hand_over(&self, state: &mut State, removals: Vec<Entry>, put: Option<(Ticket, ChunkRecord)>) -> End {
+        let end = End::default();
+        state.queue.puts.extend(put.map(|(ticket, _)| (ticket, false)));
+        state.queue.waiting.push(Batch { removals, put, end: Arc::clone(&end) });
+        self.handed_over.notify_one();
+        end
     }
 
-    /// The writer's life, since it was announced: writes what is handed over, until the end has come and nothing is left.
-    pub(super) fn keep_recording(&self) {
-        let _writer = Writer(self);
+    /// A writer's life, to be lived by a thread: writes what is handed over, until nothing can come any more. What is handed
+    /// over from now on waits for it, for so long at most. Nothing to be lived if there is a writer.
+    pub(super) fn writer(self: &Arc<Self>, patience: Duration) -> impl FnOnce() + Send + use<> {
         let mut state = self.state.lock();
-        loop {
+        let is_first = !std::mem::replace(&mut state.queue.has_writer, true);
+        state.queue.patience = patience;
+        let writer = is_first.then(|| Writer(Arc::clone(self)));
+        move || {
+            if let Some(writer) = &writer {
+                writer.0.keep_recording();
+            }
+        }
+    }
+
+    fn keep_recording(&self) {
+        let mut state = self.state.lock();
+        while !state.has_recorded_all() {
             if state.queue.is_held || state.queue.waiting.is_empty() {
-                if state.is_closed() && state.queue.waiting.is_empty() {
-                    return;
-                }
                 self.handed_over.wait(&mut state);
                 continue;
             }
@@ -188,19 +248,32 @@ impl Shared {
         self.handed_over.notify_one();
     }
 
+    /// Takes what waits, as much as the journal has room for: more than one call's only then.
     fn begin(&self, state: &mut State) -> Writing {
+        let room = (2 * self.directory.journal_records_max()).saturating_sub(state.journal_records);
         let queue = &mut state.queue;
         queue.is_writing = true;
-        let (owed, batches) = (std::mem::take(&mut queue.owed), std::mem::take(&mut queue.waiting));
+        let owed = std::mem::take(&mut queue.owed);
+        let mut len = owed.len() as u64;
+        let mut taken = 0;
+        for batch in &queue.waiting {
+            if taken > 0 && len + batch.len() > room {
+                break;
+            }
+            len += batch.len();
+            taken += 1;
+        }
+        let batches: Vec<Batch> = queue.waiting.drain(..taken).collect();
         let mut entries = owed.clone();
         for batch in &batches {
             entries.extend_from_slice(&batch.removals);
+            queue.removals_under_way += batch.removals.len();
             entries.extend(batch.put.map(|(_, record)| Entry::Put(record)));
         }
-        let count = entries.len() as u64;
+        queue.removals_under_way += owed.len();
         let append = if state.phase == Phase::GivenBack {
             Err(io::Error::other("the directory was given back"))
-        } else if state.journal_records + count > 2 * self.directory.journal_records_max() {
+        } else if len > room {
             // The keeper does not keep up: the directory must not outgrow its capacity for that.
             state.checkpoint_due = true;
             self.wake.notify_all();
@@ -208,32 +281,32 @@ impl Shared {
         } else {
             Ok(state.journal.to_append(&entries))
         };
-        Writing { owed, batches, entries: count, append }
+        let sync = self.disk_sync == DiskSync::Always && batches.iter().any(|batch| batch.put.is_some());
+        Writing { owed, batches, len, append, sync }
     }
 
     fn end(&self, state: &mut State, writing: Writing, outcome: io::Result<()>) {
-        let Writing { owed, batches, entries, append } = writing;
-        let outcome = append.and_then(|append| outcome.map(|()| append));
-        let file = match &outcome {
-            Ok(append) => {
-                state.journal.appended(append);
-                self.has_recorded(state, entries);
-                Some(append.file())
-            }
+        let Writing { owed, batches, len, append, .. } = writing;
+        let outcome = append.and_then(|append| {
+            state.journal.appended(&append, outcome.is_ok());
+            outcome
+        });
+        let is_written = outcome.is_ok();
+        match outcome {
+            Ok(()) => self.has_recorded(state, len),
             Err(error) => {
                 // A removal has happened, whatever the journal says.
                 state.queue.owed = owed;
-                self.has_not_recorded(state, error);
-                None
+                self.has_not_recorded(state, &error);
             }
-        };
+        }
         for Batch { removals, put, end } in batches {
-            if file.is_none() {
+            if !is_written {
                 state.queue.owed.extend(removals);
             }
             if let Some((ticket, _)) = put {
                 state.queue.puts.remove(&ticket);
-                if file.is_some() {
+                if is_written {
                     state.catalog.commit(ticket);
                     add(&self.counters.stored, 1);
                 } else {
@@ -241,22 +314,20 @@ impl Shared {
                     add(&self.counters.store_failed, 1);
                 }
             }
-            let _ = end.set(file.cloned());
+            let _ = end.set(is_written);
         }
-        let queue = &mut state.queue;
-        queue.is_writing = false;
-        queue.is_stalled = false;
-        queue.removals =
-            queue.owed.len() + queue.waiting.iter().map(|batch| batch.removals.len()).sum::<usize>();
+        state.queue.removals_under_way = 0;
+        state.queue.is_writing = false;
+        state.queue.is_stalled = false;
         self.recorded.notify_all();
     }
 
-    fn has_recorded(&self, state: &mut State, entries: u64) {
+    fn has_recorded(&self, state: &mut State, len: u64) {
         if self.counters.journal_failing.swap(false, Ordering::Relaxed) {
             tracing::info!("the journal can be written again");
         }
         state.dirty = true;
-        state.journal_records += entries;
+        state.journal_records += len;
         if state.journal_records > self.directory.journal_records_max() && !state.checkpoint_due {
             state.checkpoint_due = true;
             self.wake.notify_all();
@@ -279,7 +350,7 @@ impl Writing {
     fn write(&self) -> io::Result<()> {
         let Ok(append) = &self.append else { return Ok(()) };
         // Whoever waits is told, come what may.
-        catch_unwind(AssertUnwindSafe(|| append.write()))
+        catch_unwind(AssertUnwindSafe(|| append.write(self.sync)))
             .unwrap_or_else(|_| Err(io::Error::other("writing the journal panicked")))
     }
 }

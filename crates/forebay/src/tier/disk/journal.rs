@@ -133,6 +133,8 @@ pub struct Journal {
     segment: u64,
     file: Arc<dyn HomeFile>,
     end: u64,
+    /// The last append has failed.
+    is_torn: bool,
 }
 
 impl Journal {
@@ -152,7 +154,7 @@ impl Journal {
             let path = segment_path(home.path(), segment);
             Error::io(format!("beginning the journal segment {}", path.display()), error)
         })?;
-        Ok(Self { home: Arc::clone(home), epoch, segment, file, end: header.len() as u64 })
+        Ok(Self { home: Arc::clone(home), epoch, segment, file, end: header.len() as u64, is_torn: false })
     }
 
     /// Adds entries.
@@ -161,22 +163,24 @@ impl Journal {
     /// The file's; then none of them counts as added.
     pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
         let append = self.to_append(entries);
-        append.write()?;
-        self.appended(&append);
-        Ok(())
+        let outcome = append.write(false);
+        self.appended(&append, outcome.is_ok());
+        outcome
     }
 
-    /// What adds entries when it is written, without holding the journal. One at a time, and [`Self::appended`] when it
-    /// was.
+    /// What adds entries when it is written, without holding the journal. One at a time, and [`Self::appended`] behind it.
     pub fn to_append(&self, entries: &[Entry]) -> Append {
         let mut bytes = Vec::with_capacity(entries.len() * RECORD_BYTES);
         entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.encode()));
-        Append { file: Arc::clone(&self.file), bytes, at: self.end }
+        Append { file: Arc::clone(&self.file), bytes, at: self.end, is_behind_torn: self.is_torn }
     }
 
-    /// Takes in what was written.
-    pub fn appended(&mut self, append: &Append) {
-        self.end = append.at + append.bytes.len() as u64;
+    /// Takes in what was to be written, and whether it was.
+    pub fn appended(&mut self, append: &Append, is_written: bool) {
+        self.is_torn = !is_written;
+        if is_written {
+            self.end = append.at + append.bytes.len() as u64;
+        }
     }
 
     /// Makes what was appended survive a power loss.
@@ -215,23 +219,24 @@ pub struct Append {
     file: Arc<dyn HomeFile>,
     bytes: Vec<u8>,
     at: u64,
+    /// What was written there before has failed, and some of it may still be there.
+    is_behind_torn: bool,
 }
 
 impl Append {
-    /// Writes them.
+    /// Writes them, and with `sync` makes them survive a power loss.
     ///
     /// # Errors
-    /// The file's; then the segment is as it was.
-    pub fn write(&self) -> io::Result<()> {
-        self.file.write_at(&self.bytes, self.at).inspect_err(|_| {
-            // What was written of them must not be replayed.
-            let _ = self.file.set_len(self.at);
-        })
-    }
-
-    /// The segment's file.
-    pub fn file(&self) -> &Arc<dyn HomeFile> {
-        &self.file
+    /// The file's; then none of them counts as added, and what there is of them is not replayed once it could be cut off.
+    pub fn write(&self, sync: bool) -> io::Result<()> {
+        if self.is_behind_torn {
+            self.file.set_len(self.at)?;
+        }
+        let write = || {
+            self.file.write_at(&self.bytes, self.at)?;
+            if sync { self.file.sync() } else { Ok(()) }
+        };
+        write().inspect_err(|_| drop(self.file.set_len(self.at)))
     }
 }
 
