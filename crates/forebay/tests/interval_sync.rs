@@ -116,13 +116,13 @@ fn noting(directory: &Path, renames: bool) -> Arc<Noting> {
 fn what_a_process_left_unsynced_is_synced_by_the_next() {
     let directory = tempfile::TempDir::new().unwrap();
     let home = noting(directory.path(), true);
-    // The first start finds no journal, reads the trailers and begins again in a second segment.
+    // The first start finds no journal, reads the trailers and begins anew.
     store(&open(&home, 1000), 1);
     let control = open(&home, 1000);
     assert!(home.synced.lock().is_empty());
     store(&control, 2);
     assert!(control.keep_once());
-    assert_eq!(*home.synced.lock(), ["journal.2"]);
+    assert_eq!(*home.synced.lock(), ["journal.1"]);
     store(&control, 3);
     assert!(control.keep_once());
     assert_eq!(home.synced.lock().len(), 1, "once is enough");
@@ -140,7 +140,7 @@ fn a_sync_that_failed_is_tried_again_though_nothing_is_stored() {
     assert!(home.synced.lock().is_empty());
     home.syncs.store(true, Ordering::Relaxed);
     assert!(control.keep_once(), "it is still to be done");
-    assert_eq!(*home.synced.lock(), ["journal.2"]);
+    assert_eq!(*home.synced.lock(), ["journal.1"]);
     assert!(!control.keep_once(), "nothing is left to be done");
 }
 
@@ -158,5 +158,5 @@ fn a_segment_behind_a_checkpoint_that_failed_is_synced_too() {
     home.synced.lock().clear();
     store(&control, 99);
     assert!(control.keep_once());
-    assert_eq!(*home.synced.lock(), ["journal.3"], "what the checkpoint did not cover");
+    assert_eq!(*home.synced.lock(), ["journal.2"], "what the checkpoint did not cover");
 }

@@ -23,6 +23,7 @@ use super::plans::TierStore;
 use super::stats::{DiskCounters, DiskStats, add};
 use crate::catalog::{Catalog, ChunkRecord, Entry, LoadDecision, Plan, StoreDecision, Ticket};
 use crate::config::{Config, DirectIo, DiskSync};
+use crate::crash_points::{Point, pass};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
 use crate::key::{ChunkKey, Namespace};
@@ -202,7 +203,13 @@ impl DiskPlane {
         let decisions = state.catalog.plan_store(chunks, parent, (self.shared.clock)(), &mut removed);
         // What was evicted must be gone for good before anything is written over it.
         let owes_nothing = removed.is_empty() && state.unrecorded.is_empty();
+        if !removed.is_empty() {
+            pass(Point::EvictionToBeNoted);
+        }
         let recorded = owes_nothing || self.shared.append(&mut state, &removed);
+        if !removed.is_empty() {
+            pass(Point::EvictionNoted);
+        }
         decisions
             .into_iter()
             .map(|decision| match decision {
@@ -242,12 +249,14 @@ impl DiskPlane {
         add(&shared.counters.stored, 1);
         let sync = (shared.disk_sync == DiskSync::Always).then(|| state.journal.sync_handle());
         drop(state);
-        if let Some(sync) = sync
-            && let Err(error) = sync.sync()
-        {
-            add(&shared.counters.journal_errors, 1);
-            return Err(Reason::Io(error.to_string()));
+        if let Some(sync) = sync {
+            if let Err(error) = sync.sync() {
+                add(&shared.counters.journal_errors, 1);
+                return Err(Reason::Io(error.to_string()));
+            }
+            pass(Point::JournalSynced);
         }
+        pass(Point::Committed);
         Ok(record)
     }
 
@@ -327,6 +336,7 @@ impl DiskPlane {
         if is_at_rest && state.phase == Phase::Closed && state.catalog.open_writes() == 0 {
             state.phase = Phase::GivenBack;
             self.shared.directory.give_back();
+            pass(Point::GivenBack);
         }
     }
 }

@@ -17,6 +17,7 @@ use twox_hash::XxHash3_64;
 use super::home::{Home, HomeFile, OsHome};
 use super::trailer::FORMAT_VERSION;
 use crate::catalog::{ChunkRecord, Entry, RECORD_BYTES, u32_at, u64_at};
+use crate::crash_points::{Point, pass, pass_with};
 use crate::error::{Error, Result};
 
 /// What a segment takes of the space set aside for the journal, in records: a block of the file system.
@@ -144,7 +145,10 @@ impl Journal {
         let header = FileHeader { epoch, segment, records: 0 }.encode(FileKind::Segment);
         let begin = || -> io::Result<_> {
             let file = home.create(&segment_name(segment))?;
+            pass(Point::SegmentCreated);
+            pass_with(Point::SegmentHalfBegun, || drop(file.write_at(&header[..RECORD_BYTES / 2], 0)));
             file.write_at(&header, 0)?;
+            pass(Point::SegmentBegun);
             home.sync_names()?;
             Ok(file)
         };
@@ -162,12 +166,18 @@ impl Journal {
     pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(entries.len() * RECORD_BYTES);
         entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.encode()));
+        pass(Point::JournalToBeAppended);
+        pass_with(Point::JournalHalfAppended, || {
+            // Whole records and a torn one, if there are several.
+            drop(self.file.write_at(&bytes[..bytes.len().min(bytes.len() / 2 + RECORD_BYTES / 4)], self.end));
+        });
         if let Err(error) = self.file.write_at(&bytes, self.end) {
             // What was written of them must not be replayed.
             let _ = self.file.set_len(self.end);
             return Err(error);
         }
         self.end += bytes.len() as u64;
+        pass(Point::JournalAppended);
         Ok(())
     }
 
@@ -208,6 +218,7 @@ impl Journal {
 pub fn write_checkpoint(home: &dyn Home, epoch: u32, segment: u64, records: &[ChunkRecord]) -> Result<()> {
     let write = || -> io::Result<()> {
         let file = home.create(CHECKPOINT_NEW_FILE)?;
+        pass(Point::CheckpointCreated);
         let header = FileHeader { epoch, segment, records: records.len() as u64 };
         let (mut piece, mut end) = (header.encode(FileKind::Checkpoint).to_vec(), 0);
         for records in records.chunks(CHECKPOINT_PIECE_BYTES / RECORD_BYTES) {
@@ -216,15 +227,20 @@ pub fn write_checkpoint(home: &dyn Home, epoch: u32, segment: u64, records: &[Ch
             end += piece.len() as u64;
             piece.clear();
         }
+        pass_with(Point::CheckpointPartlyWritten, || drop(file.write_at(&piece[..piece.len() / 2], end)));
         file.write_at(&piece, end)?;
+        pass(Point::CheckpointWritten);
         file.sync()?;
+        pass(Point::CheckpointSynced);
         home.rename(CHECKPOINT_NEW_FILE, CHECKPOINT_FILE)?;
+        pass(Point::CheckpointRenamed);
         home.sync_names()
     };
     write().map_err(|error| {
         let path = home.path().join(CHECKPOINT_NEW_FILE);
         Error::io(format!("writing the checkpoint {}", path.display()), error)
     })?;
+    pass(Point::CheckpointNamesSynced);
     delete_before(home, segment);
     Ok(())
 }
@@ -235,5 +251,6 @@ pub fn delete_before(home: &dyn Home, segment: u64) {
         if let Err(error) = home.remove(&segment_name(old)) {
             tracing::warn!(segment = old, %error, "could not delete a journal segment that is no longer needed");
         }
+        pass(Point::SegmentDeleted);
     }
 }

@@ -75,6 +75,8 @@ struct Shared {
 struct Inbox {
     transfers: Vec<Transfer>,
     closed: bool,
+    /// The ring's thread has ended, and nobody told it to.
+    died: bool,
     /// The ring's thread waits in the kernel, and must be woken for a transfer this way. It need not be while others wait
     /// that way: then it is the device's next answer that makes room for more.
     wake_for_read: bool,
@@ -176,7 +178,7 @@ impl IoEngine for UringEngine {
     }
 
     fn name(&self) -> &'static str {
-        "io_uring"
+        if self.shared.inbox.lock().died { "io_uring (dead)" } else { "io_uring" }
     }
 }
 
@@ -277,6 +279,7 @@ impl Drop for Closing {
     fn drop(&mut self) {
         let left = {
             let mut inbox = self.0.inbox.lock();
+            inbox.died = !inbox.closed;
             inbox.closed = true;
             std::mem::take(&mut inbox.transfers)
         };
