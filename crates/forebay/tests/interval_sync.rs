@@ -1,104 +1,21 @@
 //! `disk_sync` in seconds: what a power loss may cost is what was stored since the last time, whichever segment has it.
 
-use std::io;
+#[path = "support/plane.rs"]
+mod plane;
+
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use forebay::catalog::{CachePolicy, ChunkRecord, Limits};
 use forebay::config::DiskSync;
 use forebay::control::StorePlan;
-use forebay::tier::disk::data_files::DataFiles;
-use forebay::tier::disk::directory::{Directory, Opened};
-use forebay::tier::disk::home::{Home, HomeFile, OsHome};
-use forebay::tier::disk::recovery::Found;
-use forebay::tier::disk::stock::{Ground, take_stock};
-use forebay::{ChunkKey, ControlPlane, Result};
-use parking_lot::Mutex;
-
-/// A directory that notes which files are synced by their names, and may refuse syncs and renames.
-#[derive(Debug)]
-struct Noting {
-    inner: OsHome,
-    synced: Mutex<Vec<String>>,
-    syncs: AtomicBool,
-    renames: bool,
-}
-
-impl Home for Noting {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        self.inner.read(name)
-    }
-
-    fn create(&self, name: &str) -> io::Result<Arc<dyn HomeFile>> {
-        self.inner.create(name)
-    }
-
-    fn sync(&self, name: &str) -> io::Result<()> {
-        if !self.syncs.load(Ordering::Relaxed) {
-            return Err(io::Error::other("a sync that fails"));
-        }
-        self.synced.lock().push(name.to_owned());
-        self.inner.sync(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        if self.renames { self.inner.rename(from, to) } else { Err(io::ErrorKind::StorageFull.into()) }
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-
-    fn sync_names(&self) -> io::Result<()> {
-        self.inner.sync_names()
-    }
-}
-
-struct Plot(Arc<dyn Home>);
-
-impl Ground for Plot {
-    fn home(&self) -> &Arc<dyn Home> {
-        &self.0
-    }
-
-    fn have_data(&self) -> bool {
-        true
-    }
-
-    fn noted_epoch(&self) -> u32 {
-        0
-    }
-
-    fn by_trailers(&self) -> Result<Found> {
-        Ok(Found { next_segment: 1, ..Found::default() })
-    }
-
-    fn settle(&mut self, _epoch: u32) -> Result<Limits> {
-        Ok(Limits { blocks: 100.into(), chunks_max: 100, tickets_max: 100 })
-    }
-
-    fn holds(&self, _record: &ChunkRecord) -> bool {
-        true
-    }
-}
+use forebay::{ChunkKey, ControlPlane};
+use plane::Noting;
 
 /// A process with a checkpoint after so many records.
 fn open(home: &Arc<Noting>, journal_records_max: u64) -> ControlPlane {
-    let mut plot = Plot(Arc::clone(home) as _);
-    let stock = take_stock(&mut plot, CachePolicy::Lru).unwrap();
-    let directory = Directory::of_one_owner(Arc::clone(home) as _, stock.epoch, journal_records_max);
-    let sync = DiskSync::Interval(Duration::from_secs(1));
-    ControlPlane::stepped(Opened { directory, stock }, DataFiles::default(), sync, || 0)
+    plane::open(home, journal_records_max, DiskSync::Interval(Duration::from_secs(1)), || 0)
 }
 
 fn store(control: &ControlPlane, number: u8) {
@@ -109,7 +26,7 @@ fn store(control: &ControlPlane, number: u8) {
 }
 
 fn noting(directory: &Path, renames: bool) -> Arc<Noting> {
-    Arc::new(Noting { inner: OsHome::new(directory), synced: Mutex::default(), syncs: true.into(), renames })
+    Noting::around(directory, renames)
 }
 
 #[test]
