@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz bench-peers setup native model clean
+.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz kills bench-peers setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -43,6 +43,11 @@ FUZZ_SECONDS ?= 600
 fuzz:
 	cd crates/forebay-fuzz && for target in $$(cargo +nightly fuzz list); do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=16384 || exit 1; done
+
+# A process that stores is killed so often, and what it had reported is looked for.
+KILLS ?= 1000
+kills:
+	FOREBAY_KILLS=$(KILLS) cargo test --release -p forebay --test crash
 
 # Against LMCache, vLLM's own tiering and foyer; writes its tables into docs/BENCHMARKS.md. Not part of CI.
 bench-peers: setup model

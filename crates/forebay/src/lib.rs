@@ -56,6 +56,7 @@ pub mod checksum;
 pub mod config;
 pub mod control;
 mod copies;
+pub mod crash_points;
 mod crew;
 pub mod error;
 mod following;

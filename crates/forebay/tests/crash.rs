@@ -1,7 +1,8 @@
 //! Guarantee 6: a process that is killed at any instant loses nothing that it had reported complete.
 //!
 //! This program is its own victim: run with `child DIRECTORY` it stores chunks and says on its standard output what
-//! was reported complete, until it is killed.
+//! was reported complete, until it is killed. How often that is done `FOREBAY_KILLS` says; `make kills` runs it a thousand
+//! times.
 
 mod support;
 
@@ -16,18 +17,26 @@ use forebay::{Cache, ChunkKey, LoadStatus, Lookup, StoreOutcome, StoreStatus};
 use support::{Home, KIB, PATIENCE, allocated_bytes, bytes_of, config, count_right, load, prompt, store_all};
 
 const CHUNK: usize = 64 * KIB;
-const DISK: u64 = 256 << 20;
-const CYCLES: u32 = 50;
+/// What is killed if `FOREBAY_KILLS` says nothing else.
+const KILLS: u32 = 50;
+/// After so many a new directory is begun.
+const KILLS_PER_DIRECTORY: u32 = 25;
 const CHUNKS_PER_PROMPT: usize = 8;
-/// Chunks each cycle may store: in all, fewer than fit, so that nothing is evicted.
 const PROMPTS_PER_CYCLE: u32 = 9;
+const CHUNKS_PER_CYCLE: usize = CHUNKS_PER_PROMPT * PROMPTS_PER_CYCLE as usize;
+/// In every other directory all that its cycles store has room. In the others each cycle evicts for what it stores, and
+/// what the last ones reported is there.
+const LARGE_DISK: u64 = 160 << 20;
+const TIGHT_DISK: u64 = 24 << 20;
+const CYCLES_THAT_FIT: u32 = 3;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, role, directory, first] = &arguments[..] {
         let (directory, first) = (Path::new(directory), first.parse().expect("a number"));
         match role.as_str() {
-            "child" => child(directory, first),
+            "child" => child(directory, first, LARGE_DISK),
+            "tight" => child(directory, first, TIGHT_DISK),
             "small" => child_of_small_chunks(directory, first),
             _ => {}
         }
@@ -37,7 +46,7 @@ fn main() {
         return;
     }
     let tests: [(&str, fn()); 5] = [
-        ("guarantee_6_fifty_kills_lose_nothing_reported", fifty_kills),
+        ("guarantee_6_kills_lose_nothing_reported", kills),
         ("guarantee_6_a_lost_journal_is_rebuilt_from_the_trailers", lost_journal),
         ("guarantee_6_a_torn_journal_tail_costs_only_itself", torn_tail),
         ("guarantee_7_many_deaths_leave_no_more_than_the_capacity", many_deaths),
@@ -52,8 +61,9 @@ fn main() {
 }
 
 /// Stores prompt after prompt and says what was stored; is killed, or ends in the loop's last line.
-fn child(directory: &Path, first: u32) -> ! {
-    let cache = Cache::open(&config(directory, CHUNK, 4, DISK), CHUNK as u64, None).expect("the cache opens");
+fn child(directory: &Path, first: u32, disk_bytes: u64) -> ! {
+    let config = config(directory, CHUNK, 4, disk_bytes);
+    let cache = Cache::open(&config, CHUNK as u64, None).expect("the cache opens");
     println!("open");
     for number in first..first + PROMPTS_PER_CYCLE {
         let keys = prompt(number, CHUNKS_PER_PROMPT);
@@ -116,24 +126,57 @@ fn key_of(line: &str) -> ChunkKey {
     ChunkKey::from_slice(&(0..64).step_by(2).map(byte).collect::<Vec<u8>>()).expect("a key")
 }
 
-fn fifty_kills() {
+/// What kills have shown so far.
+#[derive(Default)]
+struct Seen {
+    kills: u32,
+    midway: u32,
+    reported: usize,
+    found: usize,
+    checked: usize,
+    evicted: usize,
+}
+
+fn kills() {
+    let kills: u32 = match std::env::var("FOREBAY_KILLS") {
+        Ok(number) => number.parse().expect("FOREBAY_KILLS is a number"),
+        Err(_) => KILLS,
+    };
+    let (began, mut seen) = (Instant::now(), Seen::default());
+    for number in 0.. {
+        let left = kills - seen.kills;
+        if left == 0 {
+            break;
+        }
+        kills_in_one_directory(number % 2 == 1, left.min(KILLS_PER_DIRECTORY), &mut seen);
+    }
+    let Seen { midway, reported, found, checked, evicted, .. } = seen;
+    assert!(midway > kills / 2, "only {midway} of {kills} were killed while they stored");
+    assert!(kills <= KILLS_PER_DIRECTORY || evicted > 0, "nothing was evicted");
+    println!(
+        "{kills} kills ({midway} while storing) in {:?}: {reported} chunks reported, {found} found after a kill, \
+         {checked} loaded and compared; 0 wrong, 0 lost",
+        began.elapsed()
+    );
+}
+
+fn kills_in_one_directory(is_tight: bool, cycles: u32, seen: &mut Seen) {
     let directory = tempfile::TempDir::new().unwrap();
-    let mut reported: HashSet<ChunkKey> = HashSet::new();
-    let mut all: Vec<ChunkKey> = Vec::new();
-    let mut killed_midway = 0;
-    for cycle in 0..CYCLES {
+    let (role, disk_bytes) = if is_tight { ("tight", TIGHT_DISK) } else { ("child", LARGE_DISK) };
+    // What each cycle reported.
+    let mut reported: Vec<HashSet<ChunkKey>> = Vec::new();
+    for cycle in 0..cycles {
         let first = cycle * PROMPTS_PER_CYCLE;
-        all.extend((first..first + PROMPTS_PER_CYCLE).flat_map(|number| prompt(number, CHUNKS_PER_PROMPT)));
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["child", directory.path().to_str().unwrap(), &first.to_string()])
+            .args([role, directory.path().to_str().unwrap(), &first.to_string()])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         assert_eq!(lines.next().as_deref(), Some("open"), "cycle {cycle}");
         // The instant is random twice: after a number of reports, and then some microseconds later.
-        let entropy = u64::from(cycle + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-        let reports = usize::try_from(entropy).unwrap() % (CHUNKS_PER_PROMPT * PROMPTS_PER_CYCLE as usize);
+        let entropy = u64::from(seen.kills + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+        let reports = usize::try_from(entropy).unwrap() % CHUNKS_PER_CYCLE;
         let mut told: Vec<String> = lines.by_ref().take(reports).collect();
         let later = Instant::now() + Duration::from_micros(entropy % 3000);
         while Instant::now() < later {
@@ -143,32 +186,40 @@ fn fifty_kills() {
         child.wait().unwrap();
         // What it had said before it died is still in the pipe. A line cut by death was not said.
         told.extend(lines.filter(|line| line.len() == 64));
-        killed_midway += u32::from(told.len() < CHUNKS_PER_PROMPT * PROMPTS_PER_CYCLE as usize);
-        reported.extend(told.iter().map(|line| key_of(line)));
+        seen.kills += 1;
+        seen.midway += u32::from(told.len() < CHUNKS_PER_CYCLE);
+        seen.reported += told.len();
+        reported.push(told.iter().map(|line| key_of(line)).collect());
 
-        let cache =
-            Cache::open(&config(directory.path(), CHUNK, 4, DISK), CHUNK as u64, None).expect("it opens");
-        let mut found = 0;
-        for key in &all {
-            let there = matches!(cache.lookup(&[*key]), Lookup::Hit(_));
-            assert!(there || !reported.contains(key), "cycle {cycle}: {key} was reported and is lost");
-            found += usize::from(there);
-        }
+        assert!(allocated_bytes(directory.path()) <= disk_bytes, "cycle {cycle}: more than the capacity");
+        let config = config(directory.path(), CHUNK, 4, disk_bytes);
+        let cache = Cache::open(&config, CHUNK as u64, None).expect("it opens");
         assert_eq!(cache.stats().control.disk.rebuilt, None, "cycle {cycle}: a death is no damage");
-        // Every chunk that is found is whole: the last cycles' now, all of them at the end.
-        let from = if cycle + 1 == CYCLES { 0 } else { first };
-        let recent: Vec<ChunkKey> = all[from as usize * CHUNKS_PER_PROMPT..].to_vec();
-        for (key, (outcome, bytes)) in recent.iter().zip(load(&cache, &recent, CHUNK)) {
-            match outcome.status {
-                LoadStatus::Loaded => assert!(bytes == bytes_of(key, CHUNK), "cycle {cycle}: wrong bytes"),
-                _ => assert!(cache.lookup(&[*key]).chunks() == 0 && !reported.contains(key), "{outcome:?}"),
+        // Every chunk that is found is whole: all of them where few fit; else the last cycle's now, and all at the end.
+        let all = is_tight || cycle + 1 == cycles;
+        let mut found = Vec::new();
+        for (then, reported) in (0..).zip(&reported) {
+            let has_room = !is_tight || then + CYCLES_THAT_FIT > cycle;
+            let prompts = then * PROMPTS_PER_CYCLE..(then + 1) * PROMPTS_PER_CYCLE;
+            // To look is to use: the end of a prompt first, as a lookup of all of it does.
+            for key in prompts.flat_map(|number| prompt(number, CHUNKS_PER_PROMPT).into_iter().rev()) {
+                let there = matches!(cache.lookup(&[key]), Lookup::Hit(_));
+                let lost = !there && has_room && reported.contains(&key);
+                assert!(!lost, "cycle {cycle}: {key} was reported in cycle {then} and is lost");
+                seen.found += usize::from(there);
+                seen.evicted += usize::from(!there && reported.contains(&key));
+                if there && (all || then == cycle) {
+                    found.push(key);
+                }
             }
         }
+        for (key, (outcome, bytes)) in found.iter().zip(load(&cache, &found, CHUNK)) {
+            assert_eq!(outcome.status, LoadStatus::Loaded, "cycle {cycle}: {outcome:?}");
+            assert!(bytes == bytes_of(key, CHUNK), "cycle {cycle}: wrong bytes");
+        }
+        seen.checked += found.len();
         assert_eq!(cache.stats().control.disk.corrupt, 0, "cycle {cycle}: a chunk was half there");
-        assert!(found >= reported.len());
     }
-    assert!(killed_midway > CYCLES / 2, "only {killed_midway} of {CYCLES} were killed while they stored");
-    println!("{CYCLES} kills ({killed_midway} while storing), {} chunks reported, none lost", reported.len());
 }
 
 fn lost_journal() {

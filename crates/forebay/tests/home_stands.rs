@@ -1,9 +1,8 @@
 //! Home's file system stands: what is asked of the cache goes on, and what was on its way is done when it moves again.
 
-#[path = "support/plot.rs"]
-mod plot;
+#[path = "support/plane.rs"]
+mod plane;
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -11,11 +10,9 @@ use std::time::{Duration, Instant};
 
 use forebay::config::DiskSync;
 use forebay::outcome::Reason;
-use forebay::tier::disk::home::{Home, HomeFile, OsHome};
 use forebay::tier::disk::trailer::Corruption;
 use forebay::{ControlPlane, LoadStatus, Lookup};
-use parking_lot::{Condvar, Mutex};
-use plot::{key, plan};
+use plane::{Gate, Noting, key, plan};
 
 /// No wait in a test is longer; what takes longer hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -24,106 +21,12 @@ const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
 /// Less than that, and more than anything takes that does not wait for it.
 const AT_ONCE: Duration = Duration::from_millis(2500);
 
-/// Where writes stop while it is shut.
-#[derive(Debug, Default)]
-struct Gate {
-    /// Whether it is, and how many stand before it.
-    state: Mutex<(bool, usize)>,
-    changed: Condvar,
-}
-
-impl Gate {
-    fn set(&self, shut: bool) {
-        self.state.lock().0 = shut;
-        self.changed.notify_all();
-    }
-
-    fn pass(&self) {
-        let mut state = self.state.lock();
-        state.1 += 1;
-        self.changed.notify_all();
-        self.changed.wait_while(&mut state, |(shut, _)| *shut);
-        state.1 -= 1;
-    }
-
-    /// Waits until somebody stands before it.
-    fn wait_for_one(&self) {
-        let mut state = self.state.lock();
-        let ended = self.changed.wait_while_for(&mut state, |(_, standing)| *standing == 0, PATIENCE);
-        assert!(!ended.timed_out(), "nobody writes");
-    }
-}
-
-/// A directory whose writes stop at a gate.
-#[derive(Debug)]
-struct Standing {
-    inner: OsHome,
-    gate: Arc<Gate>,
-}
-
-#[derive(Debug)]
-struct StandingFile {
-    inner: Arc<dyn HomeFile>,
-    gate: Arc<Gate>,
-}
-
-impl Home for Standing {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        self.inner.read(name)
-    }
-
-    fn create(&self, name: &str) -> io::Result<Arc<dyn HomeFile>> {
-        let inner = self.inner.create(name)?;
-        Ok(Arc::new(StandingFile { inner, gate: Arc::clone(&self.gate) }))
-    }
-
-    fn sync(&self, name: &str) -> io::Result<()> {
-        self.inner.sync(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-
-    fn sync_names(&self) -> io::Result<()> {
-        self.inner.sync_names()
-    }
-}
-
-impl HomeFile for StandingFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.gate.pass();
-        self.inner.write_at(bytes, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.inner.sync()
-    }
-}
-
 /// A process with its threads, and the gate of its home.
-fn open(directory: &Path, chunks_max: u32) -> (ControlPlane, Arc<Gate>) {
-    let gate = Arc::new(Gate::default());
-    let home = Arc::new(Standing { inner: OsHome::new(directory), gate: Arc::clone(&gate) });
-    let control = plot::open(home, chunks_max, 1000, DiskSync::None);
+fn open(directory: &Path, chunks: u32) -> (ControlPlane, Arc<Gate>) {
+    let home = Noting::around(directory, true);
+    let control = plane::open_with_room(&home, chunks, 1000, DiskSync::None, || 0);
     control.start(JOURNAL_PATIENCE).unwrap();
-    (control, gate)
+    (control, Arc::clone(&home.gate))
 }
 
 fn store(control: &ControlPlane, number: u8) -> Result<(), Reason> {
@@ -159,7 +62,7 @@ fn guarantee_9_lookups_and_loads_go_on_and_a_commit_waits_for_a_bounded_time() {
     gate.set(true);
     thread::scope(|scope| {
         let late = scope.spawn(|| control.finish_store(second, true));
-        gate.wait_for_one();
+        gate.wait_for_one(PATIENCE);
         at_once("a lookup", || assert!(is_there(&control, 1) && !is_there(&control, 2)));
         at_once("a load", || {
             let load = control.plan_load(&[(key(1), 1)]).remove(0).unwrap();
@@ -237,7 +140,7 @@ fn a_damaged_chunk_is_dropped_without_waiting_and_its_room_is_not_used_before_th
     gate.set(true);
     let damaged = Reason::Corrupt(Corruption::Payload);
     at_once("a drop", || control.finish_load(load.read.ticket, LoadStatus::Miss, Some(&damaged)));
-    gate.wait_for_one();
+    gate.wait_for_one(PATIENCE);
     assert_eq!(
         plan(&control, 3).err(),
         Some(Reason::Journal),
@@ -259,7 +162,7 @@ fn guarantee_6_a_checkpoint_does_not_come_between_a_record_and_its_commit() {
     gate.set(true);
     thread::scope(|scope| {
         let told = scope.spawn(|| control.finish_store(second, true));
-        gate.wait_for_one();
+        gate.wait_for_one(PATIENCE);
         // Its last checkpoint would have all but the chunk, and void the segment that has it.
         let closed = scope.spawn(|| control.close());
         let begun = Instant::now();
@@ -289,7 +192,7 @@ fn what_many_threads_hand_over_at_once_is_committed_once_each() {
                 own.iter().for_each(|&ticket| control.finish_store(ticket, true).map(drop).unwrap())
             });
         }
-        gate.wait_for_one();
+        gate.wait_for_one(PATIENCE);
         gate.set(false);
     });
     let stats = control.stats().disk;

@@ -1,90 +1,41 @@
 //! `disk_sync` in seconds: what a power loss may cost is what was stored since the last time, whichever segment has it.
 
-#[path = "support/plot.rs"]
-mod plot;
+#[path = "support/plane.rs"]
+mod plane;
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use forebay::ControlPlane;
 use forebay::config::DiskSync;
-use forebay::tier::disk::home::{Home, HomeFile, OsHome};
-use parking_lot::Mutex;
-
-/// A directory that notes which files are synced by their names, and may refuse syncs and renames.
-#[derive(Debug)]
-struct Noting {
-    inner: OsHome,
-    synced: Mutex<Vec<String>>,
-    syncs: AtomicBool,
-    renames: bool,
-}
-
-impl Home for Noting {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        self.inner.read(name)
-    }
-
-    fn create(&self, name: &str) -> io::Result<Arc<dyn HomeFile>> {
-        self.inner.create(name)
-    }
-
-    fn sync(&self, name: &str) -> io::Result<()> {
-        if !self.syncs.load(Ordering::Relaxed) {
-            return Err(io::Error::other("a sync that fails"));
-        }
-        self.synced.lock().push(name.to_owned());
-        self.inner.sync(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        if self.renames { self.inner.rename(from, to) } else { Err(io::ErrorKind::StorageFull.into()) }
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-
-    fn sync_names(&self) -> io::Result<()> {
-        self.inner.sync_names()
-    }
-}
+use plane::Noting;
 
 /// A process with a checkpoint after so many records.
 fn open(home: &Arc<Noting>, journal_records_max: u64) -> ControlPlane {
-    plot::open(Arc::clone(home) as _, 100, journal_records_max, DiskSync::Interval(Duration::from_secs(1)))
+    plane::open(home, journal_records_max, DiskSync::Interval(Duration::from_secs(1)), || 0)
 }
 
 fn store(control: &ControlPlane, number: u8) {
-    control.finish_store(plot::plan(control, number).unwrap().ticket, true).unwrap();
+    control.finish_store(plane::plan(control, number).unwrap().ticket, true).unwrap();
 }
 
 fn noting(directory: &Path, renames: bool) -> Arc<Noting> {
-    Arc::new(Noting { inner: OsHome::new(directory), synced: Mutex::default(), syncs: true.into(), renames })
+    Noting::around(directory, renames)
 }
 
 #[test]
 fn what_a_process_left_unsynced_is_synced_by_the_next() {
     let directory = tempfile::TempDir::new().unwrap();
     let home = noting(directory.path(), true);
-    // The first start finds no journal, reads the trailers and begins again in a second segment.
+    // The first start finds no journal, reads the trailers and begins anew.
     store(&open(&home, 1000), 1);
     let control = open(&home, 1000);
     assert!(home.synced.lock().is_empty());
     store(&control, 2);
     assert!(control.keep_once());
-    assert_eq!(*home.synced.lock(), ["journal.2"]);
+    assert_eq!(*home.synced.lock(), ["journal.1"]);
     store(&control, 3);
     assert!(control.keep_once());
     assert_eq!(home.synced.lock().len(), 1, "once is enough");
@@ -102,7 +53,7 @@ fn a_sync_that_failed_is_tried_again_though_nothing_is_stored() {
     assert!(home.synced.lock().is_empty());
     home.syncs.store(true, Ordering::Relaxed);
     assert!(control.keep_once(), "it is still to be done");
-    assert_eq!(*home.synced.lock(), ["journal.2"]);
+    assert_eq!(*home.synced.lock(), ["journal.1"]);
     assert!(!control.keep_once(), "nothing is left to be done");
 }
 
@@ -120,5 +71,5 @@ fn a_segment_behind_a_checkpoint_that_failed_is_synced_too() {
     home.synced.lock().clear();
     store(&control, 99);
     assert!(control.keep_once());
-    assert_eq!(*home.synced.lock(), ["journal.3"], "what the checkpoint did not cover");
+    assert_eq!(*home.synced.lock(), ["journal.2"], "what the checkpoint did not cover");
 }

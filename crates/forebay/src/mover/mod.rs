@@ -52,6 +52,7 @@ use watch::Watch;
 
 use crate::catalog::{BLOCK_BYTES, ChunkRecord, Plan};
 use crate::config::{Config, DiskSync, OnBusy};
+use crate::crash_points::{Point, pass};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
 use crate::outcome::{Reason, Tier};
@@ -94,7 +95,8 @@ pub struct MoverStats {
     pub timed_out: u64,
     /// Whether transfers go past the page cache.
     pub direct_io: bool,
-    /// How chunks are moved: `io_uring` or `threads`.
+    /// How chunks are moved: `io_uring` or `threads`; `io_uring (dead)` if the ring has failed, and nothing goes to or comes
+    /// from the disk until the next start.
     pub io_engine: &'static str,
 }
 
@@ -442,7 +444,9 @@ impl Shared {
     fn sync_if_each(&self, record: &ChunkRecord) -> std::io::Result<()> {
         match self.engine.started() {
             Some(started) if self.sync_each && record.tier() == Tier::Disk => {
-                started.files.get(record.drive)?.sync()
+                started.files.get(record.drive)?.sync()?;
+                pass(Point::ChunkSynced);
+                Ok(())
             }
             _ => Ok(()),
         }

@@ -18,6 +18,7 @@ use super::memory::Source;
 use super::{Shared, cut, why};
 use crate::catalog::{BLOCK_BYTES, ChunkRecord};
 use crate::checksum::PayloadHasher;
+use crate::crash_points::{Point, pass};
 use crate::memory::Pages;
 use crate::outcome::{Reason, Tier};
 use crate::staging::{Class, Lease};
@@ -181,6 +182,7 @@ impl Storing {
 
     fn submit(self: &Arc<Self>, blocks: &Range<u64>, lease: Lease, payload: Option<Payload>) {
         let (first, blocks) = (blocks.start, blocks.end - blocks.start);
+        let has_trailer = first + blocks == ChunkRecord::blocks(self.record.length);
         let storing = Arc::clone(self);
         self.shared.submit(Transfer {
             direction: Direction::Write,
@@ -189,12 +191,16 @@ impl Storing {
             lease,
             payload,
             finish: Finish::Prompt(Box::new(move |lease, outcome| {
+                if outcome.is_ok() {
+                    pass(if has_trailer { Point::TrailerWritten } else { Point::PartWritten });
+                }
                 let ended = storing.note(blocks, outcome.map_err(|error| why(&error)));
                 // Whoever waits for a slot for more of the chunk looks again now.
                 drop(lease);
                 ended.let_go()
             })),
         });
+        pass(Point::PartHandedOver);
     }
 
     /// As [`Self::submit`], to the remote store.
@@ -246,7 +252,10 @@ impl Storing {
             None if written_blocks.into_inner() != ChunkRecord::blocks(record.length) => {
                 Err(Reason::Abandoned)
             }
-            None => shared.sync_if_each(&record).map_err(|error| why(&error)),
+            None => {
+                pass(Point::ChunkWritten);
+                shared.sync_if_each(&record).map_err(|error| why(&error))
+            }
         };
         shared.counters.stored(record.length, &verdict);
         open.into_inner().answer(verdict);

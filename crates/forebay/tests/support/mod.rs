@@ -201,6 +201,7 @@ impl Gate {
 #[derive(Default)]
 pub struct Faults {
     pub fail_reads: AtomicBool,
+    pub fail_syncs: AtomicBool,
     /// What writes fail with, as an errno; zero for none.
     pub write_errno: AtomicU64,
     /// Bytes after which a transfer stops short; zero for whole transfers.
@@ -286,6 +287,9 @@ impl BlockFile for Faulty {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if self.faults.fail_syncs.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.file.sync()
     }
 

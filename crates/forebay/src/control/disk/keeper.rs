@@ -7,6 +7,7 @@ use super::super::stats::add;
 use super::{Shared, State};
 use crate::catalog::ChunkRecord;
 use crate::config::DiskSync;
+use crate::crash_points::{Point, pass};
 use crate::error::{Error, Result};
 use crate::tier::disk::home::HomeFile;
 use crate::tier::disk::journal::{SEGMENT_RECORDS, sync_segment, write_checkpoint};
@@ -105,6 +106,7 @@ impl Shared {
         let of_journal =
             |error| Error::io(format!("syncing the journal in {}", self.directory.path().display()), error);
         let data = self.data.sync().map_err(|error| Error::io("syncing the data files", error));
+        pass(Point::DataSyncedInTime);
         let mut failed = data.is_err();
         self.report(data);
         for &segment in former {
@@ -115,7 +117,9 @@ impl Shared {
             }
             self.report(synced.map_err(of_journal));
         }
+        pass(Point::FormerSegmentsSyncedInTime);
         let current = current.sync().map_err(of_journal);
+        pass(Point::JournalSyncedInTime);
         failed |= current.is_err();
         self.report(current);
         if failed {
@@ -157,6 +161,7 @@ impl Shared {
             self.let_on(&mut state);
             break (state.journal.segment(), records, state.journal_records - SEGMENT_RECORDS);
         };
+        pass(Point::SegmentChanged);
         write_checkpoint(self.directory.home(), self.directory.epoch(), segment, &records)?;
         let mut state = self.state.lock();
         state.journal_records -= covered;

@@ -24,6 +24,7 @@ use super::plans::TierStore;
 use super::stats::{DiskCounters, DiskStats, add};
 use crate::catalog::{Catalog, ChunkRecord, LoadDecision, Plan, StoreDecision, Ticket};
 use crate::config::{Config, DirectIo, DiskSync};
+use crate::crash_points::{Point, pass};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
 use crate::key::{ChunkKey, Namespace};
@@ -234,12 +235,19 @@ impl DiskPlane {
         let decisions = state.catalog.plan_store(chunks, parent, (self.shared.clock)(), &mut removed);
         // What was evicted must be gone for good before anything is written over it.
         let owes_nothing = removed.is_empty() && !state.queue.has_removals();
+        let has_evicted = !removed.is_empty();
+        if has_evicted {
+            pass(Point::EvictionToBeNoted);
+        }
         let refusal = if owes_nothing {
             None
         } else {
             let is_recorded = self.shared.record(&mut state, removed, None) == Recorded::Written;
             (!is_recorded).then_some(Reason::Journal)
         };
+        if has_evicted {
+            pass(Point::EvictionNoted);
+        }
         decisions
             .into_iter()
             .map(|decision| match (decision, &refusal) {
@@ -274,7 +282,10 @@ impl DiskPlane {
             return Ok(record);
         }
         match shared.record(&mut state, Vec::new(), Some((ticket, record))) {
-            Recorded::Written => Ok(record),
+            Recorded::Written => {
+                pass(Point::Committed);
+                Ok(record)
+            }
             Recorded::Failed => Err(Reason::Journal),
             Recorded::Late => Err(Reason::Busy),
         }
@@ -364,6 +375,7 @@ impl DiskPlane {
         if is_at_rest && state.phase == Phase::Closed && state.catalog.open_writes() == 0 {
             state.phase = Phase::GivenBack;
             self.shared.directory.give_back();
+            pass(Point::GivenBack);
         }
     }
 }

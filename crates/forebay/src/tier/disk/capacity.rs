@@ -10,6 +10,7 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use super::directory::{Settings, data_path};
 use super::members::Member;
 use crate::catalog::{BLOCK_BYTES, ChunkRecord, DRIVES_MAX, DriveBlocks, RECORD_BYTES};
+use crate::crash_points::{Point, pass};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Blocks that are set aside for the small files of home, of each other directory, and in home for each other directory
@@ -134,6 +135,7 @@ fn reserve_on_drive(settings: &Settings, directory: &Path, wanted: u32, least_by
         .mode(0o600)
         .open(&path)
         .map_err(|error| Error::io(doing(), error))?;
+    pass(Point::DataOpened);
     let metadata = file.metadata().map_err(|error| Error::io(doing(), error))?;
     let stat = statvfs(directory).map_err(|error| Error::io(doing(), error))?;
     let held_bytes = metadata.blocks() * 512;
@@ -165,6 +167,7 @@ fn reserve_on_drive(settings: &Settings, directory: &Path, wanted: u32, least_by
     let bytes = u64::from(blocks) * BLOCK_BYTES as u64;
     if metadata.len() > bytes {
         file.set_len(bytes).map_err(|error| Error::io(doing(), error))?;
+        pass(Point::DataCut);
     }
     match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
         Ok(()) => {}
@@ -174,6 +177,7 @@ fn reserve_on_drive(settings: &Settings, directory: &Path, wanted: u32, least_by
         }
         Err(error) => return Err(Error::io(doing(), error)),
     }
+    pass(Point::DataPreallocated);
     // The file's name is to survive a loss of power as what is written to it does.
     File::open(directory)
         .and_then(|directory| directory.sync_all())

@@ -98,7 +98,7 @@ pub trait IoEngine: Send + Sync {
     /// transfer submitted later is finished with an error at once.
     fn shutdown(&self, deadline: Instant);
 
-    /// A stable short name of how it does that.
+    /// A stable short name of how it does that, or that it does not any more.
     fn name(&self) -> &'static str;
 }
 

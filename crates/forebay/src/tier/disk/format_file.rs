@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::trailer::FORMAT_VERSION;
 use crate::catalog::{Catalog, ChunkRecord};
+use crate::crash_points::{Point, pass, pass_with};
 use crate::error::{Error, ErrorKind, Result};
 
 const FORMAT_FILE: &str = "FORMAT";
@@ -99,8 +100,12 @@ pub(super) fn write_format(directory: &Path, format: &Format) -> Result<()> {
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = File::create(&new)?;
+    pass(Point::SmallFileCreated);
+    pass_with(Point::SmallFileHalfWritten, || drop(file.write_all(&bytes[..bytes.len() / 2])));
     file.write_all(bytes)?;
     file.sync_all()?;
+    pass(Point::SmallFileSynced);
     fs::rename(&new, path)?;
+    pass(Point::SmallFileRenamed);
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }

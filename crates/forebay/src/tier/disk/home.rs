@@ -8,11 +8,15 @@
 //! once [`Home::sync_names`] has. A rename is one step. A write that fails may have written any part of its bytes.
 
 use std::fmt::Debug;
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fsync, openat, renameat, unlinkat};
+use rustix::io::Errno;
 
 /// A directory of small files.
 pub trait Home: Debug + Send + Sync {
@@ -83,49 +87,68 @@ pub trait HomeFile: Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
-/// A directory of the operating system.
+/// A directory of the operating system: that which has this path now. If it is removed and another one made in its place, that
+/// is somebody else's, and nothing is done to it.
 #[derive(Debug)]
-pub struct OsHome(PathBuf);
+pub struct OsHome {
+    path: PathBuf,
+    directory: Result<OwnedFd, Errno>,
+}
 
 impl OsHome {
     /// The directory at `path`, which is there.
     pub fn new(path: &Path) -> Self {
-        Self(path.to_owned())
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self { path: path.to_owned(), directory: rustix::fs::open(path, flags, Mode::empty()) }
+    }
+
+    fn directory(&self) -> io::Result<&OwnedFd> {
+        self.directory.as_ref().map_err(|&error| error.into())
+    }
+
+    fn open(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let mode = Mode::from_raw_mode(0o666);
+        let open = || openat(self.directory()?, name, flags | OFlags::CLOEXEC, mode).map_err(io::Error::from);
+        Ok(open()?.into())
     }
 }
 
 impl Home for OsHome {
     fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(&self.0)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        let names = Dir::read_from(self.directory()?)?
+            .map(|entry| Ok(entry?.file_name().to_str().ok().map(str::to_owned)));
         names.filter_map(io::Result::transpose).collect()
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        fs::read(self.0.join(name))
+        let mut bytes = Vec::new();
+        self.open(name, OFlags::RDONLY)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn HomeFile>> {
-        Ok(Arc::new(File::create(self.0.join(name))?))
+        Ok(Arc::new(self.open(name, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?))
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
-        File::open(self.0.join(name))?.sync_data()
+        self.open(name, OFlags::RDONLY)?.sync_data()
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.0.join(from), self.0.join(to))
+        let directory = self.directory()?;
+        Ok(renameat(directory, from, directory, to)?)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.0.join(name))
+        Ok(unlinkat(self.directory()?, name, AtFlags::empty())?)
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        File::open(&self.0)?.sync_all()
+        Ok(fsync(self.directory()?)?)
     }
 }
 

@@ -17,6 +17,7 @@ use twox_hash::XxHash3_64;
 use super::home::{Home, HomeFile, OsHome};
 use super::trailer::FORMAT_VERSION;
 use crate::catalog::{ChunkRecord, Entry, RECORD_BYTES, u32_at, u64_at};
+use crate::crash_points::{Point, pass, pass_with};
 use crate::error::{Error, Result};
 
 /// What a segment takes of the space set aside for the journal, in records: a block of the file system.
@@ -146,7 +147,10 @@ impl Journal {
         let header = FileHeader { epoch, segment, records: 0 }.encode(FileKind::Segment);
         let begin = || -> io::Result<_> {
             let file = home.create(&segment_name(segment))?;
+            pass(Point::SegmentCreated);
+            pass_with(Point::SegmentHalfBegun, || drop(file.write_at(&header[..RECORD_BYTES / 2], 0)));
             file.write_at(&header, 0)?;
+            pass(Point::SegmentBegun);
             home.sync_names()?;
             Ok(file)
         };
@@ -232,11 +236,22 @@ impl Append {
         if self.is_behind_torn {
             self.file.set_len(self.at)?;
         }
+        pass(Point::JournalToBeAppended);
+        pass_with(Point::JournalHalfAppended, || {
+            // Whole records and a torn one, if there are several.
+            let half = self.bytes.len().min(self.bytes.len() / 2 + RECORD_BYTES / 4);
+            drop(self.file.write_at(&self.bytes[..half], self.at));
+        });
         let write = || {
             self.file.write_at(&self.bytes, self.at)?;
-            if sync { self.file.sync() } else { Ok(()) }
+            pass(Point::JournalAppended);
+            if sync {
+                self.file.sync()?;
+                pass(Point::JournalSynced);
+            }
+            Ok(())
         };
-        write().inspect_err(|_| drop(self.file.set_len(self.at)))
+        write().inspect_err(|_: &io::Error| drop(self.file.set_len(self.at)))
     }
 }
 
@@ -247,6 +262,7 @@ impl Append {
 pub fn write_checkpoint(home: &dyn Home, epoch: u32, segment: u64, records: &[ChunkRecord]) -> Result<()> {
     let write = || -> io::Result<()> {
         let file = home.create(CHECKPOINT_NEW_FILE)?;
+        pass(Point::CheckpointCreated);
         let header = FileHeader { epoch, segment, records: records.len() as u64 };
         let (mut piece, mut end) = (header.encode(FileKind::Checkpoint).to_vec(), 0);
         for records in records.chunks(CHECKPOINT_PIECE_BYTES / RECORD_BYTES) {
@@ -255,15 +271,20 @@ pub fn write_checkpoint(home: &dyn Home, epoch: u32, segment: u64, records: &[Ch
             end += piece.len() as u64;
             piece.clear();
         }
+        pass_with(Point::CheckpointPartlyWritten, || drop(file.write_at(&piece[..piece.len() / 2], end)));
         file.write_at(&piece, end)?;
+        pass(Point::CheckpointWritten);
         file.sync()?;
+        pass(Point::CheckpointSynced);
         home.rename(CHECKPOINT_NEW_FILE, CHECKPOINT_FILE)?;
+        pass(Point::CheckpointRenamed);
         home.sync_names()
     };
     write().map_err(|error| {
         let path = home.path().join(CHECKPOINT_NEW_FILE);
         Error::io(format!("writing the checkpoint {}", path.display()), error)
     })?;
+    pass(Point::CheckpointNamesSynced);
     delete_before(home, segment);
     Ok(())
 }
@@ -274,5 +295,6 @@ pub fn delete_before(home: &dyn Home, segment: u64) {
         if let Err(error) = home.remove(&segment_name(old)) {
             tracing::warn!(segment = old, %error, "could not delete a journal segment that is no longer needed");
         }
+        pass(Point::SegmentDeleted);
     }
 }

@@ -19,6 +19,7 @@ use super::lock::Lock;
 use super::namespaces::hex;
 use super::trailer::FORMAT_VERSION;
 use crate::catalog::{ChunkRecord, DRIVES_MAX};
+use crate::crash_points::{Point, pass};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes of the name of a cache.
@@ -155,46 +156,71 @@ impl Members {
         self.list.iter().any(|member| member.since.is_some_and(|since| holds(record, member.drive, since)))
     }
 
-    /// Notes in all directories what they are from this epoch on. Home goes first: what it does not name is no drive.
+    /// Notes in all directories what they are from this epoch on. Home goes first: what it does not name is no drive. One
+    /// that is new it names last, when that says so itself: named before, and left empty by a death, it would be taken
+    /// for a drive that is not mounted.
     pub(super) fn settle(&mut self, epoch: u32) -> Result<()> {
+        let known: Vec<u8> = self.list[1..]
+            .iter()
+            .filter(|member| member.since.is_some())
+            .map(|member| member.drive)
+            .collect();
         for (lock, member) in self.locks.iter_mut().zip(&mut self.list) {
             let path = member.path.display();
             lock.sign().map_err(|error| Error::io(format!("signing the lock of {path}"), error))?;
             member.since.get_or_insert(epoch);
         }
-        let whole = |path: &Path| {
-            fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
-        };
+        pass(Point::LocksSigned);
         if self.cache.is_empty() {
             self.cache = new_cache_id(&whole(self.home()));
         }
-        let others = self.list[1..].iter().map(|member| OtherDrive {
+        self.note_home(epoch, |member| known.contains(&member.drive))?;
+        let home = whole(self.home());
+        for member in &self.list[1..] {
+            write_format(&member.path, &Format { home: home.clone(), ..self.format_of(member, epoch) })?;
+            pass(Point::DriveNoted);
+        }
+        if known.len() + 1 < self.list.len() {
+            self.note_home(epoch, |_| true)?;
+        }
+        Ok(())
+    }
+
+    /// Notes in home what it is, and those of the others that are to be named.
+    fn note_home(&self, epoch: u32, is_named: impl Fn(&Member) -> bool) -> Result<()> {
+        let others = self.list[1..].iter().filter(|member| is_named(member)).map(|member| OtherDrive {
             drive: member.drive,
             since: member.since.unwrap_or(epoch),
             path: whole(&member.path),
         });
-        let others: Vec<_> = others.collect();
-        let home = whole(self.home());
-        for (at, member) in self.list.iter().enumerate() {
-            let is_home = at == 0;
-            let format = Format {
-                forebay_format: FORMAT_VERSION,
-                epoch,
-                cache: self.cache.clone(),
-                drive: member.drive,
-                since: member.since.unwrap_or(epoch),
-                home: if is_home { String::new() } else { home.clone() },
-                drives: if is_home { others.clone() } else { Vec::new() },
-            };
-            write_format(&member.path, &format)?;
-        }
+        let format = Format { drives: others.collect(), ..self.format_of(&self.list[0], epoch) };
+        write_format(self.home(), &format)?;
+        pass(Point::HomeNoted);
         Ok(())
+    }
+
+    /// What every directory notes of itself.
+    fn format_of(&self, member: &Member, epoch: u32) -> Format {
+        Format {
+            forebay_format: FORMAT_VERSION,
+            epoch,
+            cache: self.cache.clone(),
+            drive: member.drive,
+            since: member.since.unwrap_or(epoch),
+            home: String::new(),
+            drives: Vec::new(),
+        }
     }
 
     /// The locks: the directories are this one's for as long as they are held.
     pub(super) fn into_locks(self) -> Vec<Lock> {
         self.locks
     }
+}
+
+/// A directory's whole path, for whoever reads it elsewhere.
+fn whole(path: &Path) -> String {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
 }
 
 /// Length of a directory's data file; zero where there is none.

@@ -15,13 +15,14 @@ use super::home::{Home, OsHome};
 use super::journal::{CHECKPOINT_FILE, FileHeader, FileKind, segment_name, segments_in};
 use super::trailer;
 use crate::catalog::{AddressSpace, BLOCK_BYTES, Catalog, ChunkRecord, Entry, Extent, Extents, RECORD_BYTES};
+use crate::crash_points::{Point, pass};
 use crate::error::{Error, Result};
 use crate::key::ChunkKey;
 
 /// What was found in a directory.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The committed chunks, least recently stored first.
+    /// The committed chunks, least recently stored first; to store a chunk is to use those it continues.
     pub records: Vec<ChunkRecord>,
     /// The segments that were read, ascending.
     pub segments: Vec<u64>,
@@ -83,6 +84,7 @@ pub fn read_journal_in(home: &dyn Home) -> Result<Found> {
         Err(error) => return Err(Error::io(doing(CHECKPOINT_FILE), error)),
     }
     found.first_segment = next;
+    let covered = replay.records.len();
     let live: Vec<u64> = numbers.into_iter().filter(|&number| number >= next).collect();
     if live.is_empty() && next > 1 {
         found.damage.get_or_insert_with(|| format!("journal segment {next} is missing"));
@@ -118,7 +120,7 @@ pub fn read_journal_in(home: &dyn Home) -> Result<Found> {
             }
         }
     }
-    found.records = replay.records.into_iter().flatten().collect();
+    found.records = replay.in_order(covered);
     Ok(found)
 }
 
@@ -161,6 +163,28 @@ impl Replay {
             sound += 1;
         }
         (sound, unsound)
+    }
+
+    /// The chunks, the first to go first: so were the first `covered` of them already, the others were stored since. Who stores
+    /// a chunk uses what it continues: a prompt's front, though stored first, goes after its end.
+    fn in_order(self, covered: usize) -> Vec<ChunkRecord> {
+        let Self { mut records, places } = self;
+        let mut newest_first = Vec::with_capacity(places.len());
+        for stored in (covered..records.len()).rev() {
+            let first = newest_first.len();
+            let mut at = stored;
+            while let Some(record) = records[at].take() {
+                newest_first.push(record);
+                match places.get(&record.parent) {
+                    Some(&parent) => at = parent,
+                    None => break,
+                }
+            }
+            newest_first[first..].reverse();
+        }
+        newest_first.extend(records.into_iter().take(covered).rev().flatten());
+        newest_first.reverse();
+        newest_first
     }
 }
 
@@ -245,23 +269,28 @@ pub fn rebuild(drives: &[DriveData<'_>]) -> Result<Found> {
         all.extend(candidates.into_iter().map(|record| (at, record)));
     }
     all.sort_unstable_by_key(|(_, record)| std::cmp::Reverse(record.generation));
+    pass(Point::RebuildCandidatesFound);
     let mut found = Found { next_segment: 1, ..Found::default() };
     let mut spaces: Vec<_> = drives.iter().map(|drive| AddressSpace::new(drive.blocks)).collect();
-    let mut keys = std::collections::HashSet::new();
+    let mut replay = Replay::default();
     for (at, record) in all {
         found.epoch = found.epoch.max(Catalog::epoch_of(record.generation));
-        if keys.contains(&record.key) || !spaces[at].reserve(&record.extents) {
+        if replay.places.contains_key(&record.key) || !spaces[at].reserve(&record.extents) {
             continue;
         }
         if check_chunk(drives[at].file, &record).map_err(|error| drives[at].reading(error))?.is_ok() {
-            keys.insert(record.key);
-            found.records.push(record);
+            replay.places.insert(record.key, replay.records.len());
+            replay.records.push(Some(record));
         } else {
             spaces[at].free(&record.extents);
         }
+        pass(Point::RebuildChunkChecked);
     }
     // The least recently stored first, as the journal has them.
-    found.records.reverse();
+    replay.records.reverse();
+    let last = replay.records.len().saturating_sub(1);
+    replay.places.values_mut().for_each(|place| *place = last - *place);
+    found.records = replay.in_order(0);
     Ok(found)
 }
 

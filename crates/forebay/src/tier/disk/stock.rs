@@ -10,6 +10,7 @@ use super::home::Home;
 use super::journal::{Journal, SEGMENT_RECORDS, delete_before, segments_in, write_checkpoint};
 use super::recovery::{Found, read_journal_in};
 use crate::catalog::{CachePolicy, Catalog, ChunkRecord, EPOCH_MAX, Entry, Limits};
+use crate::crash_points::{Point, pass};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What the directories of a cache are asked for. They are locked, and nobody else writes to them.
@@ -93,7 +94,6 @@ pub fn take_stock(ground: &mut impl Ground, policy: CachePolicy) -> Result<Stock
     let limits = ground.settle(epoch)?;
 
     let mut catalog = Catalog::new(limits, policy, epoch);
-    let mut journal = Journal::begin(&home, found.next_segment, epoch)?;
     // Newest first: of two chunks that claim the same blocks the newer one is right, and if not all of them
     // have room any more the oldest go. A drive that is lost has taken its chunks with it.
     let mut gone: Vec<Entry> = Vec::new();
@@ -103,15 +103,18 @@ pub fn take_stock(ground: &mut impl Ground, policy: CachePolicy) -> Result<Stock
         }
     }
     catalog.tie_restored();
+    if rebuilt.is_some() || void {
+        // The old journal is not to be read again. Its successor is begun after that is so: an empty segment where none
+        // was would be believed.
+        let records: Vec<ChunkRecord> = catalog.committed().collect();
+        write_checkpoint(&*home, epoch, found.next_segment, &records)?;
+        gone.clear();
+    }
+    let mut journal = Journal::begin(&home, found.next_segment, epoch)?;
     journal
         .append(&gone)
         .map_err(|error| Error::io(format!("writing the journal in {}", home.path().display()), error))?;
-    if rebuilt.is_some() || void {
-        // The old journal is not to be read again.
-        let records: Vec<ChunkRecord> = catalog.committed().collect();
-        journal = journal.next_segment()()?;
-        write_checkpoint(&*home, epoch, journal.segment(), &records)?;
-    }
+    pass(Point::GoneNoted);
     let Found { interrupted, replayed, segments: former, .. } = found;
     let segments = segments_in(&*home).map_or(1, |segments| segments.len() as u64);
     let journal_records = replayed + gone.len() as u64 + SEGMENT_RECORDS * segments;

@@ -71,10 +71,21 @@ struct Shared {
     loaded: JobQueue<Rest>,
 }
 
+/// Whether the ring's thread takes transfers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Open,
+    /// It was told to end.
+    Closed,
+    /// It has ended untold.
+    Dead,
+}
+
 #[derive(Default)]
 struct Inbox {
     transfers: Vec<Transfer>,
-    closed: bool,
+    phase: Phase,
     /// The ring's thread waits in the kernel, and must be woken for a transfer this way. It need not be while others wait
     /// that way: then it is the device's next answer that makes room for more.
     wake_for_read: bool,
@@ -82,6 +93,13 @@ struct Inbox {
 }
 
 impl Inbox {
+    /// Takes no more; why, the first says.
+    fn close(&mut self, phase: Phase) {
+        if self.phase == Phase::Open {
+            self.phase = phase;
+        }
+    }
+
     /// Whether to wake the ring's thread for a transfer this way; once is enough.
     fn wakes_for(&mut self, direction: Direction) -> bool {
         let wakes = match direction {
@@ -156,7 +174,7 @@ impl UringEngine {
 impl IoEngine for UringEngine {
     fn submit(&self, transfer: Transfer) {
         let mut inbox = self.shared.inbox.lock();
-        if inbox.closed {
+        if inbox.phase != Phase::Open {
             drop(inbox);
             transfer.refuse(engine::shut_down());
             return;
@@ -170,13 +188,16 @@ impl IoEngine for UringEngine {
     }
 
     fn shutdown(&self, deadline: Instant) {
-        self.shared.inbox.lock().closed = true;
+        self.shared.inbox.lock().close(Phase::Closed);
         self.shared.ring_the_bell();
         self.crew.join(deadline);
     }
 
     fn name(&self) -> &'static str {
-        "io_uring"
+        match self.shared.inbox.lock().phase {
+            Phase::Dead => "io_uring (dead)",
+            Phase::Open | Phase::Closed => "io_uring",
+        }
     }
 }
 
@@ -202,7 +223,7 @@ impl Shared {
                 let mut inbox = self.inbox.lock();
                 // Whoever submits from here on rings; the bell is heard in `wait`, also if it rang before.
                 (inbox.wake_for_read, inbox.wake_for_write) = (true, true);
-                (std::mem::take(&mut inbox.transfers), inbox.closed)
+                (std::mem::take(&mut inbox.transfers), inbox.phase != Phase::Open)
             };
             untold.extend(new.into_iter().filter_map(|transfer| schedule.add(transfer)));
             let mut refused = Vec::new();
@@ -277,7 +298,7 @@ impl Drop for Closing {
     fn drop(&mut self) {
         let left = {
             let mut inbox = self.0.inbox.lock();
-            inbox.closed = true;
+            inbox.close(Phase::Dead);
             std::mem::take(&mut inbox.transfers)
         };
         for transfer in left {
