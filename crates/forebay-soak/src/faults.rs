@@ -22,6 +22,8 @@ use crate::server::Server;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a server lies dead, or is halted, at most.
 const DOWN_MS_MAX: u64 = 4000;
+/// Chunks or objects that are damaged at a time: most of them are evicted before anybody loads them.
+const VICTIMS: usize = 16;
 
 macro_rules! kinds {
     ($($name:ident = $text:literal,)*) => {
@@ -155,12 +157,7 @@ impl Faults {
             Kind::Killed | Kind::Halted | Kind::Slow | Kind::Forgets | Kind::ObjectDamaged => {
                 self.strike_server(kind)
             }
-            Kind::BitFlipped => {
-                let (random, other) = (&mut self.random, &mut Rng::with_seed(some));
-                let flip = |there: &mut Vec<u8>| there[0] ^= 1 << other.u32(..8);
-                let byte = |records: &[ChunkRecord]| choose(random, records, false);
-                instance.damage(byte, flip, 1).is_some()
-            }
+            Kind::BitFlipped => (0..VICTIMS).filter(|_| self.flip_a_bit(&instance).is_some()).count() > 0,
             Kind::TrailerLost => {
                 let (random, mut other) = (&mut self.random, Rng::with_seed(some));
                 let trailer = |records: &[ChunkRecord]| choose(random, records, true);
@@ -188,6 +185,16 @@ impl Faults {
         }
     }
 
+    fn flip_a_bit(&mut self, instance: &Instance) -> Option<()> {
+        let bit = self.random.u32(..8);
+        let random = &mut self.random;
+        let byte = |records: &[ChunkRecord]| {
+            // What was stored last is asked for most.
+            choose(random, &records[records.len() / 4 * 3..], false)
+        };
+        instance.damage(byte, |there| there[0] ^= 1 << bit, 1)
+    }
+
     fn strike_server(&mut self, kind: Kind) -> bool {
         if self.until.is_some() {
             return false;
@@ -199,7 +206,7 @@ impl Faults {
             // Each command waits a little less than a request may take.
             Kind::Slow => return self.server.say("CLIENT PAUSE 600 ALL").is_some(),
             Kind::Forgets => return self.server.say("FLUSHALL").is_some(),
-            _ => return self.damage_object().is_some(),
+            _ => return (0..VICTIMS).filter(|_| self.damage_object().is_some()).count() > 0,
         }
         self.until = Some(Instant::now() + down);
         true

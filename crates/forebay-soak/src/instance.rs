@@ -155,7 +155,10 @@ impl Instance {
             if let Some(why) = rebuilt {
                 ledger.fail(format!("{}: rebuilt after it was closed: {why}", self.name));
             }
-            let wanted = told.keys.iter().filter(|key| on_disk.contains(key) && !told.damaged.contains(key));
+            // Once each: what is loaded from disk is in memory then.
+            let told: HashSet<ChunkKey> =
+                told.keys.into_iter().filter(|key| !told.damaged.contains(key)).collect();
+            let wanted = told.iter().filter(|key| on_disk.contains(*key));
             wanted.for_each(|key| self.look_for(ledger, &cache, *key));
         }
         *self.cache.write() = Some(Arc::new(cache));

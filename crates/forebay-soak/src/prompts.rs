@@ -52,7 +52,7 @@ impl Prompts {
     pub(crate) fn trace(directory: &Path, seed: u64) -> Result<Self, String> {
         let path = directory.join("trace.jsonl");
         let name = path.to_str().ok_or("the directory's name is no text")?;
-        let command = format!("forebay replay --generate --requests {TRACE_REQUESTS} --seed {seed} --out");
+        let command = format!("forebay replay --generate --requests {TRACE_REQUESTS} --seed {seed} --output");
         let mut arguments: Vec<String> = command.split(' ').map(str::to_owned).collect();
         arguments.push(name.to_owned());
         if forebay_cli::run(arguments) != 0 {

@@ -1,4 +1,5 @@
-//! A Redis server as a process of its own, that can be killed, halted, made slow and started again. It ends with its owner.
+//! A Redis server as a process of its own, that can be killed, halted, made slow and started again. It ends with its owner,
+//! unless that is killed.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
