@@ -247,6 +247,7 @@ impl Client {
                 (LoadStatus::Failed, _) => Count::LoadsFailed,
             };
             self.ledger.add(count, 1);
+            self.ledger.look_at(end.reason.as_ref());
             if end.status == LoadStatus::Loaded {
                 if let Some(what) = request.blocks[index].wrong() {
                     let name = self.name;
@@ -286,6 +287,7 @@ impl Client {
                 StoreStatus::Failed => Count::StoresFailed,
             };
             ledger.add(count, 1);
+            ledger.look_at(outcome.reason.as_ref());
             let on_disk = |end: &forebay::outcome::TierEnd| {
                 end.tier == Tier::Disk && matches!(end.status, StoreStatus::Stored)
             };

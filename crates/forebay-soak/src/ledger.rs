@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use forebay::Reason;
 use parking_lot::Mutex;
 
 /// More failures than these are counted and not kept.
@@ -93,6 +94,13 @@ impl Ledger {
         if failures.1.len() < FAILURES_MAX {
             eprintln!("FAILED {what}");
             failures.1.push(what);
+        }
+    }
+
+    /// Notes a reason that no fault here gives: neither drive nor journal fails, and each plan is the cache's own.
+    pub(crate) fn look_at(&self, reason: Option<&Reason>) {
+        if let Some(reason @ (Reason::Io(_) | Reason::Journal | Reason::Unknown)) = reason {
+            self.fail(format!("a chunk ended for a reason that there is not: {reason}"));
         }
     }
 
