@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz kills bench-peers setup native model clean
+.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz kills soak bench-peers setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -48,6 +48,11 @@ fuzz:
 KILLS ?= 1000
 kills:
 	FOREBAY_KILLS=$(KILLS) cargo test --release -p forebay --test crash
+
+# Two engines and a trace over all tiers, with a fault each second. Needs redis-server. SEED=N repeats a run's requests and faults.
+MINUTES ?= 30
+soak:
+	cargo run --release -p forebay-soak -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # Against LMCache, vLLM's own tiering and foyer; writes its tables into docs/BENCHMARKS.md. Not part of CI.
 bench-peers: setup model
