@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz bench-peers setup native model clean
+.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz bench-peers bench-peers-robustness setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -47,6 +47,10 @@ fuzz:
 # Against LMCache, vLLM's own tiering and foyer; writes its tables into docs/BENCHMARKS.md. Not part of CI.
 bench-peers: setup model
 	python3 bench/peers/run.py
+
+# The same caches with damaged files, a full disk, a killed process; writes docs/ROBUSTNESS.md. Not part of CI.
+bench-peers-robustness: setup
+	python3 bench/peers/run.py robustness
 
 setup:
 	scripts/setup_system.sh
