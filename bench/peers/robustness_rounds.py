@@ -13,10 +13,10 @@ import contextlib
 import json
 import os
 import random
-import selectors
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,7 +35,7 @@ STAGING_CHUNKS = 8
 BATCH = 4
 CHUNKS = 64
 BLOCK = 4096
-OPEN_MAX_S = 180
+OPEN_MAX_S = 600
 SMALL_DISK_MIB = 512
 FIRST = list(range(8))
 
@@ -69,87 +69,101 @@ class Raised(Exception):
     """The cache raised; it is still there."""
 
 
+class Program:
+    """A cache's program, which forks a process for each case."""
+
+    def __init__(self, entry: Entry, log: Path) -> None:
+        ours, theirs = socket.socketpair()
+        self._control, self._numbers = ours, ours.makefile("r")
+        self._log = log.open("a")
+        environment = {"PYTHONHASHSEED": "0", "PYTHONPATH": str(HERE / "disk"), "OMP_NUM_THREADS": str(os.cpu_count())}
+        self._process = subprocess.Popen(
+            [PYTHON, str(HERE / "robustness" / entry.program), str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **environment},
+        )
+        theirs.close()
+
+    def fork(self, asked: dict[str, Any]) -> tuple[socket.socket, int]:
+        """The line to a new process, and its pid. The one before must have ended."""
+        ours, theirs = socket.socketpair()
+        socket.send_fds(self._control, [json.dumps(asked).encode()], [theirs.fileno(), self._log.fileno()])
+        theirs.close()
+        return ours, int(self._numbers.readline())
+
+    def status(self) -> int:
+        """How the process ended; waits for it."""
+        return int(self._numbers.readline())
+
+    def end(self) -> None:
+        self._numbers.close()
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+
 class Subject:
     """A cache in its process."""
 
-    def __init__(self, entry: Entry, directory: Path, *, salt: int, limit_s: float, log: Path, mount: str) -> None:
-        self._limit_s = limit_s
-        self._log = log.open("a")
-        command = [PYTHON, str(HERE / "robustness" / entry.program), "--mode", entry.mode]
-        command += ["--directory", str(directory), "--chunk-bytes", str(CHUNK_BYTES), "--chunks", str(CHUNKS)]
-        command += ["--batch", str(STAGING_CHUNKS), "--staging-bytes", str(STAGING_CHUNKS * CHUNK_BYTES)]
-        command += ["--threads", "4", "--salt", str(salt)]
-        if mount:
-            own = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
-            command = ["unshare", *own, "sh", "-c", f"{mount} && exec {shlex.join(command)}"]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={
-                **os.environ,
-                "PYTHONHASHSEED": "0",
-                "PYTHONPATH": str(HERE / "disk"),
-                "OMP_NUM_THREADS": str(os.cpu_count() or 1),
-            },
-        )
+    def __init__(self, program: Program, asked: dict[str, Any], limit_s: float) -> None:
+        self._program, self._limit_s = program, limit_s
+        self._line, self._pid = program.fork(asked)
+        self._status: int | None = None
         self._rest = b""
-        try:
-            self._answer(OPEN_MAX_S)
-        except BaseException:
-            self.kill()
-            raise
+        self._answer(OPEN_MAX_S)
 
     def _answer(self, limit_s: float) -> Any:
-        out = self._process.stdout
-        assert out is not None
         deadline_s = time.monotonic() + limit_s
-        with selectors.DefaultSelector() as ready:
-            ready.register(out, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                if not ready.select(max(0, deadline_s - time.monotonic())):
-                    self.kill()
-                    raise Gone(f"hang ({limit_s:g} s)")
-                piece = os.read(out.fileno(), 1 << 16)
-                if not piece:
-                    raise Gone(_ended(self._process.wait(10)))
-                self._rest += piece
+        while b"\n" not in self._rest:
+            self._line.settimeout(max(0.001, deadline_s - time.monotonic()))
+            try:
+                piece = self._line.recv(1 << 16)
+            except TimeoutError:
+                self.kill()
+                raise Gone(f"hang ({limit_s:g} s)") from None
+            except ConnectionResetError:
+                piece = b""
+            if not piece:
+                raise Gone(_ended(self._wait()))
+            self._rest += piece
         line, _, self._rest = self._rest.partition(b"\n")
         answer = json.loads(line)
         if "raised" in answer:
             raise Raised(answer["raised"])
         return answer["answer"]
 
+    def _wait(self) -> int:
+        if self._status is None:
+            self._status = self._program.status()
+        return self._status
+
     def send(self, do: str, **arguments: Any) -> None:
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise Gone(_ended(self._process.wait(10))) from None
+            self._line.settimeout(self._limit_s)
+            self._line.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            raise Gone(_ended(self._wait())) from None
 
     def ask(self, do: str, **arguments: Any) -> Any:
         self.send(do, **arguments)
         return self._answer(self._limit_s)
 
-    def answer(self) -> Any:
-        return self._answer(self._limit_s)
-
     def kill(self) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        if self._status is None:
+            os.kill(self._pid, signal.SIGKILL)
+            self._wait()
 
     def end(self) -> None:
         """Ends it, politely if it still can be."""
-        with contextlib.suppress(Gone, Raised):
-            if self._process.poll() is None:
+        if self._status is None:
+            with contextlib.suppress(Gone, Raised):
                 self.ask("close")
-        if self._process.poll() is None:
-            self.kill()
-        for pipe in (self._process.stdin, self._process.stdout, self._log):
-            with contextlib.suppress(OSError):
-                pipe.close()
+        self.kill()
+        self._line.close()
 
 
 def _ended(status: int) -> str:
@@ -159,15 +173,25 @@ def _ended(status: int) -> str:
 class Case:
     """What a case has to work with, and what it saw: phases in their order, each with counts of outcomes."""
 
-    def __init__(self, entry: Entry, place: Path, salt: int, limit_s: float, log: Path) -> None:
+    def __init__(self, entry: Entry, program: Program, place: Path, salt: int, limit_s: float) -> None:
         self.directory = place / "cache"
         self.salt = salt
+        self._mode, self._program, self._limit_s = entry.mode, program, limit_s
         self.seen: dict[str, dict[str, int]] = {}
-        self._start = lambda mount="": Subject(entry, self.directory, salt=salt, limit_s=limit_s, log=log, mount=mount)
         self._open: list[Subject] = []
 
     def start(self, mount: str = "") -> Subject:
-        subject = self._start(mount)
+        options = {
+            "directory": str(self.directory),
+            "chunk_bytes": CHUNK_BYTES,
+            "chunks": CHUNKS,
+            "batch": STAGING_CHUNKS,
+            "staging_bytes": STAGING_CHUNKS * CHUNK_BYTES,
+            "threads": 4,
+            "salt": self.salt,
+            "mode": self._mode,
+        }
+        subject = Subject(self._program, {"options": options, "mount": mount}, self._limit_s)
         self._open.append(subject)
         return subject
 
@@ -351,9 +375,9 @@ CASES: dict[str, tuple[str, Callable[[Case], None]]] = {
 }
 
 
-def run_case(entry: Entry, name: str, salt: int, options: argparse.Namespace, log: Path) -> dict[str, Any]:
+def run_case(entry: Entry, program: Program, name: str, salt: int, options: argparse.Namespace) -> dict[str, Any]:
     place = Path(tempfile.mkdtemp(prefix=f"robustness-{entry.key}-", dir=options.directory)).resolve()
-    case = Case(entry, place, salt, options.limit, log)
+    case = Case(entry, program, place, salt, options.limit)
     result: dict[str, Any] = {"peer": entry.key, "case": name, "round": salt}
     began_s = time.monotonic()
     try:
@@ -378,11 +402,19 @@ def _shared_memory() -> set[Path]:
 
 def results(options: argparse.Namespace, log: Path) -> Iterator[dict[str, Any]]:
     log.write_text("")
-    for number in range(options.rounds):
-        for name in options.cases or CASES:
-            for entry in ENTRIES:
-                if not options.peers or entry.key in options.peers:
-                    yield run_case(entry, name, number + 1, options, log)
+    programs: dict[str, Program] = {}
+    try:
+        for entry in ENTRIES:
+            if options.peers and entry.key not in options.peers:
+                continue
+            if entry.program not in programs:
+                programs[entry.program] = Program(entry, log)
+            for number in range(options.rounds):
+                for name in options.cases or CASES:
+                    yield run_case(entry, programs[entry.program], name, number + 1, options)
+    finally:
+        for program in programs.values():
+            program.end()
 
 
 def run(options: argparse.Namespace, file: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """One cache in a process of its own, that does what it is told line by line. Started by ../robustness_rounds.py through
 one of the files beside this one.
 
-Each line of standard input is a JSON object with `do` and its arguments, each line of output the answer to one. What
+Each line of its socket is a JSON object with `do` and its arguments, each line it answers the answer to one. What
 is loaded is compared with what was stored before it is told: a chunk is "right", "wrong" or a "miss". Memory that a
 load may fill is filled with other bytes before, so that what was left there by an earlier one is not taken for right.
 
@@ -11,9 +11,13 @@ The caches are those of ../disk, asked as an engine asks them: nobody waits with
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import socket
+import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ STORE_MAX_S = 10
 # Bytes of a chunk by which it is found in a file.
 SAMPLE_BYTES = 64
 FILL = "fill"
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 POISON = 0xA5
 
 
@@ -117,35 +122,64 @@ class Orders:
         self._subject.peer.close()
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--chunk-bytes", type=int, required=True)
-    parser.add_argument("--chunks", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--staging-bytes", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--salt", type=int, required=True)
-    parser.add_argument("--mode", default="")
-    return parser.parse_args()
+def _own_mounts(script: str) -> None:
+    """Runs a script that mounts what nobody but this process will see."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.geteuid(), os.getegid()
+    if libc.unshare(CLONE_NEWNS | (CLONE_NEWUSER if user else 0)):
+        raise OSError(ctypes.get_errno(), "this process may not have mounts of its own")
+    if user:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    subprocess.run(["sh", "-c", f"mount --make-rprivate / && {script}"], check=True)
 
 
-def run(make: Callable[[argparse.Namespace, Content], Subject]) -> None:
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    options = arguments()
+def _serve(make: Callable[[argparse.Namespace, Content], Subject], asked: dict[str, Any], line: socket.socket) -> None:
+    """A case's process: opens the cache and does what the line says until it ends."""
+    if asked["mount"]:
+        _own_mounts(asked["mount"])
+    options = argparse.Namespace(**asked["options"])
+    options.directory = Path(options.directory)
     options.directory.mkdir(parents=True, exist_ok=True)
     content = Content(options.chunk_bytes, options.salt)
     orders = Orders(make(options, content), content, options)
-    print(json.dumps({"answer": "open"}), file=out, flush=True)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        try:
-            answer = {"answer": getattr(orders, asked.pop("do"))(**asked)}
-        except Exception as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            answer = {"raised": type(error).__name__}
-        print(json.dumps(answer), file=out, flush=True)
-    out.flush()
-    # Threads of a cache that hangs do not keep the process.
-    os._exit(0)
+    with line.makefile("rw") as stream:
+        print(json.dumps({"answer": "open"}), file=stream, flush=True)
+        for order in stream:
+            told = json.loads(order)
+            try:
+                answer = {"answer": getattr(orders, told.pop("do"))(**told)}
+            except Exception as error:
+                traceback.print_exc()
+                answer = {"raised": type(error).__name__}
+            print(json.dumps(answer), file=stream, flush=True)
+
+
+def run(make: Callable[[argparse.Namespace, Content], Subject]) -> None:
+    """Has imported everything, and forks for each case it is sent, one after the other: imports take the most time."""
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        while True:
+            message, fds, _, _ = socket.recv_fds(control, 1 << 16, 2)
+            if not message:
+                return
+            line, log = fds
+            if (pid := os.fork()) == 0:
+                status = 1
+                try:
+                    control.close()
+                    os.dup2(log, 1)
+                    os.dup2(log, 2)
+                    _serve(make, json.loads(message), socket.socket(fileno=line))
+                    status = 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    sys.stderr.flush()
+                    # Threads of a cache that hangs do not keep the process.
+                    os._exit(status)
+            os.close(line)
+            os.close(log)
+            control.send(f"{pid}\n".encode())
+            _, status = os.waitpid(pid, 0)
+            control.send(f"{os.waitstatus_to_exitcode(status)}\n".encode())
