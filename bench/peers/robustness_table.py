@@ -46,6 +46,8 @@ def _outcomes(counts: dict[str, int]) -> str:
 def _phase(name: str, counts: dict[str, int]) -> str:
     if set(counts) == {_QUIET.get(name)} or name == "file system":
         return ""
+    if name == "files left":
+        return f"files left behind: {' or '.join(sorted(counts))}"
     return f"{_TELLING.get(name, name)}: {_outcomes(counts)}"
 
 
@@ -97,8 +99,8 @@ def table(seen: list[dict[str, Any]]) -> str:
 def summary(seen: list[dict[str, Any]]) -> str:
     """Of each cache in each case, the worst: one word a cell."""
     cases = [case for case in robustness_rounds.CASES if any(run["case"] == case for run in seen)]
-    lines = ["| cache | " + " | ".join(robustness_rounds.CASES[case][0] for case in cases) + " |"]
-    lines.append("|---" * (len(cases) + 1) + "|")
+    entries = [entry for entry in robustness_rounds.ENTRIES if any(run["peer"] == entry.key for run in seen)]
+    lines = ["| | " + " | ".join(entry.name for entry in entries) + " |", "|---" * (len(entries) + 1) + "|"]
     worst = {
         "wrong": "**wrong bytes**",
         "hang": "**hang**",
@@ -108,15 +110,14 @@ def summary(seen: list[dict[str, Any]]) -> str:
         "not reported": "stores never reported",
         "no memory": "no memory left",
     }
-    for entry in robustness_rounds.ENTRIES:
+    for case in cases:
         row = []
-        for case in cases:
+        for entry in entries:
             runs = [run for run in seen if run["peer"] == entry.key and run["case"] == case]
             found = _verdict(runs)
             words = [text for word, text in worst.items() if word in found]
             row.append(", ".join(words) if words else _sound(runs))
-        if any(run["peer"] == entry.key for run in seen):
-            lines.append(f"| {entry.name} | " + " | ".join(row) + " |")
+        lines.append(f"| {robustness_rounds.CASES[case][0]} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
