@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz bench-peers bench-peers-robustness setup native model clean
+.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz fuzz-python bench-peers bench-peers-robustness setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -43,6 +43,11 @@ FUZZ_SECONDS ?= 600
 fuzz:
 	cd crates/forebay-fuzz && for target in $$(cargo +nightly fuzz list); do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=16384 || exit 1; done
+
+# The same for what the Python package takes. Uses atheris, which it installs.
+fuzz-python: native
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check --requirement python/requirements-fuzz.txt
+	$(VENV)/python python/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 # Against LMCache, vLLM's own tiering and foyer; writes its tables into docs/BENCHMARKS.md. Not part of CI.
 bench-peers: setup model

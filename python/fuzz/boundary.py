@@ -1,7 +1,8 @@
 """Everything `forebay` takes from Python, each as a function that takes any bytes and raises if a promise is broken.
 
-What may come out of a call is the exceptions that `_native.pyi` names, and what the caller's own objects raise. A panic, an
-abort, a wait without end, wrong bytes that are called loaded, a ticket or a slot that is not given back is none of them.
+What may come out of a call is the exceptions that `_native.pyi` names, and what the caller's own objects raise. A
+panic, an abort, a wait without end, wrong bytes that are called loaded, a ticket or a slot that is not given back is
+none of them.
 
 `run.py` calls these with atheris for long (`make fuzz-python`), `python/tests/test_fuzz.py` for a short time.
 """

@@ -12,8 +12,45 @@ from typing import Any
 import numpy as np
 
 TYPECODES = "bBhHiIlLqQfd"
-DTYPES = ("u1", "i1", "u2", "i2", "<u4", ">u4", "i4", ">i4", "u8", "i8", ">i8", "f4", "f8", "c8", "?", "S3", "U2", "M8[s]")
-NUMBERS = (0, 1, 2, 3, 255, 256, 4095, 4096, 4097, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 2**64)
+DTYPES = (
+    "u1",
+    "i1",
+    "u2",
+    "i2",
+    "<u4",
+    ">u4",
+    "i4",
+    ">i4",
+    "u8",
+    "i8",
+    ">i8",
+    "f4",
+    "f8",
+    "c8",
+    "?",
+    "S3",
+    "U2",
+    "M8[s]",
+)
+NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    255,
+    256,
+    4095,
+    4096,
+    4097,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**32,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+    2**64,
+)
 FLOATS = (0.0, -0.0, 0.5, 1e-320, 1e18, 1e19, 1e300, float("inf"), float("-inf"), float("nan"), -1.0)
 TEXTS = ("", "a", "\0", "é", "\ud800", "x" * 5000, "../..", "/", "redis://", "s3://b/\n", "1", "true", "null")
 DEEP = 100_000
@@ -44,7 +81,7 @@ class _Shrinking(list):
     """Becomes empty while it is gone through."""
 
     def __iter__(self) -> Iterator[Any]:
-        for item in list(self):
+        for item in self[:]:
             self.clear()
             yield item
 

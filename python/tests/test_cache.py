@@ -367,3 +367,16 @@ print(*(end.status for end in cache.store(keys, [bytes({CHUNK}) for _ in keys]).
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
     assert ended.stdout.split() == ["locked", "stored", "stored"], ended.stderr
+
+
+def test_values_in_values_without_end_are_refused():
+    around = []
+    around.append(around)
+    table = {}
+    table["a"] = table
+    deep = None
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (around, table, deep):
+        with pytest.raises(forebay.Error, match="without end"):
+            forebay.Config(local_disk=value, max_local_disk_size=1.0)

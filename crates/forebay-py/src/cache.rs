@@ -80,11 +80,7 @@ impl Cache {
         let cache = py.detach(|| forebay::Cache::open(config, chunk_bytes, namespace));
         let cache = Arc::new(cache.map_err(|error| raise(py, &error))?);
         let weak = Arc::downgrade(&cache);
-        at_exit(move |patience| {
-            if let Some(cache) = weak.upgrade() {
-                cache.close(patience);
-            }
-        });
+        at_exit(weak, forebay::Cache::close);
         Ok(Self { cache: Mutex::new(Some(cache)) })
     }
 
