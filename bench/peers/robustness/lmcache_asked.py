@@ -10,6 +10,7 @@ from typing import Any
 
 from act import STORE_MAX_S, Subject, poison, run
 from lmcache.v1.memory_management import MemoryFormat, MemoryObj
+from lmcache.v1.pin_monitor import PinMonitor
 from lmcache_disk import LMCacheDisk, torch
 from peer import Content
 
@@ -45,6 +46,11 @@ class Asked(Subject):
 
 class AskedAsync(Asked):
     """As with `enable_async_loading`: the prefix that is there is pinned and then loaded on LMCache's loop."""
+
+    def __init__(self, peer: LMCacheDisk, content: Content) -> None:
+        super().__init__(peer, content)
+        # Its engine makes it at its start, before anything is pinned.
+        PinMonitor.GetOrCreate(self.peer._pool.config)
 
     def get(self, chunks: Sequence[int]) -> list[memoryview | None]:
         disk, keys = self.peer._disk, [self.peer._key(chunk) for chunk in chunks]
