@@ -61,7 +61,9 @@ pub(crate) struct Cache {
 
 impl Cache {
     fn open_cache(&self, py: Python<'_>) -> PyResult<Arc<forebay::Cache>> {
-        self.cache.lock().clone().ok_or_else(|| closed(py))
+        // Made without the lock: making an exception lets go of the GIL, which whoever wants the lock may then hold.
+        let cache = self.cache.lock().clone();
+        cache.ok_or_else(|| closed(py))
     }
 }
 

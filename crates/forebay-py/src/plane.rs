@@ -333,7 +333,9 @@ pub(crate) struct Mover {
 
 impl Mover {
     fn open_mover(&self, py: Python<'_>) -> PyResult<Arc<forebay::Mover>> {
-        self.mover.lock().clone().ok_or_else(|| closed(py))
+        // Made without the lock: making an exception lets go of the GIL, which whoever wants the lock may then hold.
+        let mover = self.mover.lock().clone();
+        mover.ok_or_else(|| closed(py))
     }
 }
 
