@@ -243,7 +243,8 @@ impl Mover {
     pub fn copy(&self, from: Plan, to: Plan, answer: impl FnOnce(Plan, Plan, Verdict) + Send + 'static) {
         if from.record.tier() != Tier::Memory && !self.shared.has_copies() {
             // Nobody would take it up.
-            return answer(from, to, Err(Reason::Engine("no remote_url is set here".into())));
+            answer(from, to, Err(Reason::Engine("no remote_url is set here".into())));
+            return;
         }
         match self.shared.source_of(&from.record) {
             Ok(source) => {
