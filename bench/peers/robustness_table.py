@@ -79,6 +79,11 @@ def _verdict(runs: list[dict[str, Any]]) -> set[str]:
     found = {word for word in _BAD if any(outcome.startswith(word) for outcome in seen)}
     if any(set(run["seen"].get("reported as stored", {})) == {"miss"} for run in runs):
         found.add("all lost")
+    if any(
+        "stored" in run["seen"].get("new stores", {}) and set(run["seen"].get("after a restart", {})) == {"miss"}
+        for run in runs
+    ):
+        found.add("new stores lost")
     return found
 
 
@@ -106,6 +111,7 @@ def summary(seen: list[dict[str, Any]]) -> str:
         "hang": "**hang**",
         "crash": "**crash**",
         "all lost": "**all lost**",
+        "new stores lost": "**new stores lost at the restart**",
         "error": "error raised",
         "not reported": "stores never reported",
         "no memory": "no memory left",
