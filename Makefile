@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz kills soak bench-peers setup native model clean
+.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz fuzz-python kills soak bench-peers bench-peers-robustness setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -44,6 +44,11 @@ fuzz:
 	cd crates/forebay-fuzz && for target in $$(cargo +nightly fuzz list); do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=16384 || exit 1; done
 
+# The same for what the Python package takes. Uses atheris, which it installs.
+fuzz-python: native
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check --requirement python/requirements-fuzz.txt
+	$(VENV)/python python/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
 # A process that stores is killed so often, and what it had reported is looked for.
 KILLS ?= 1000
 kills:
@@ -57,6 +62,10 @@ soak:
 # Against LMCache, vLLM's own tiering and foyer; writes its tables into docs/BENCHMARKS.md. Not part of CI.
 bench-peers: setup model
 	python3 bench/peers/run.py
+
+# The same caches with damaged files, a full disk, a killed process; writes docs/ROBUSTNESS.md. Not part of CI.
+bench-peers-robustness: setup
+	python3 bench/peers/run.py robustness
 
 setup:
 	scripts/setup_system.sh

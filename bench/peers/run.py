@@ -4,6 +4,7 @@
 bench/peers/run.py                        # all of it, into docs/BENCHMARKS.md
 bench/peers/run.py disk --rounds 1        # a part of it, quicker
 bench/peers/run.py disk --results FILE    # only the table, from the lines of an earlier run
+bench/peers/run.py robustness             # damaged files, a full disk and the like, into docs/ROBUSTNESS.md
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 import disk_rounds
 import disk_table
 import machine
+import robustness_rounds
+import robustness_table
 import sections
 import vllm_rounds
 import vllm_table
@@ -30,14 +33,19 @@ GIB = 1 << 30
 
 
 def arguments() -> argparse.Namespace:
+    peers = {entry.key for entry in (*disk_rounds.ENTRIES, *robustness_rounds.ENTRIES)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=("all", "disk", "vllm"), default="all")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "BENCHMARKS.md", help="what gets the tables")
+    parser.add_argument("part", nargs="?", choices=("all", "disk", "vllm", "robustness"), default="all")
+    parser.add_argument(
+        "--output", type=Path, help="what gets the tables (default: docs/BENCHMARKS.md, docs/ROBUSTNESS.md)"
+    )
     parser.add_argument(
         "--directory", type=Path, default=ROOT / "target", help="the drive to measure (default: target/)"
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each measurement is made (default 3)")
-    parser.add_argument("--results", type=Path, help="lines of an earlier run of this part; nothing is run")
+    parser.add_argument(
+        "--results", type=Path, nargs="+", help="lines of earlier runs of this part, put together; nothing is run"
+    )
     parser.add_argument("--no-setup", action="store_true", help="everything is installed and built already")
     disk = parser.add_argument_group("disk")
     disk.add_argument("--total-mib", type=int, default=2048, help="bytes a round writes and reads (default 2048)")
@@ -45,7 +53,12 @@ def arguments() -> argparse.Namespace:
     disk.add_argument("--batch-mib", type=int, default=256, help="what is stored or loaded at once (default 256)")
     disk.add_argument("--staging-mib", type=int, default=256, help="memory a cache may use (default 256)")
     disk.add_argument("--threads", type=int, default=4, help="I/O threads of a cache (default 4)")
-    disk.add_argument("--peers", nargs="+", choices=[entry.key for entry in disk_rounds.ENTRIES])
+    disk.add_argument("--peers", nargs="+", choices=sorted(peers), help="only these (disk, robustness)")
+    robustness = parser.add_argument_group("robustness")
+    robustness.add_argument(
+        "--limit", type=float, default=60, help="seconds after which no answer is a hang (default 60)"
+    )
+    robustness.add_argument("--cases", nargs="+", choices=list(robustness_rounds.CASES))
     vllm = parser.add_argument_group("vllm")
     vllm.add_argument("--prompt-tokens", type=int, nargs="+", default=[1040, 2064, 4112])
     vllm.add_argument("--connectors", nargs="+", choices=list(vllm_rounds.CONFIGURATIONS))
@@ -55,7 +68,9 @@ def arguments() -> argparse.Namespace:
     vllm.add_argument("--model", type=Path, default=ROOT / ".models" / "smollm2-135m")
     options = parser.parse_args()
     if options.results and options.part == "all":
-        parser.error("--results goes with 'disk' or 'vllm'")
+        parser.error("--results goes with one part")
+    if not options.output:
+        options.output = ROOT / "docs" / ("ROBUSTNESS.md" if options.part == "robustness" else "BENCHMARKS.md")
     return options
 
 
@@ -77,11 +92,20 @@ def copy_cost(chunk_mib: int) -> float:
 def results_of(options: argparse.Namespace, part: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The lines of a run, made now or read, and how it was made, which is the first line of the file."""
     if options.results:
-        lines = [json.loads(line) for line in options.results.read_text().splitlines()]
-        return lines[1:], lines[0]
+        seen, abouts = [], []
+        for results in options.results:
+            about, *lines = (json.loads(line) for line in results.read_text().splitlines())
+            abouts.append(about)
+            seen += lines
+        together = {
+            "command": "\n".join(about["command"] for about in abouts),
+            "minutes": sum(about["minutes"] for about in abouts),
+        }
+        return seen, abouts[-1] | together
     file = ROOT / "target" / f"bench-peers-{part}.jsonl"
     began_s = time.monotonic()
-    seen = (disk_rounds if part == "disk" else vllm_rounds).run(options, file.with_suffix(".tmp"))
+    rounds = {"disk": disk_rounds, "vllm": vllm_rounds, "robustness": robustness_rounds}[part]
+    seen = rounds.run(options, file.with_suffix(".tmp"))
     about = {
         "minutes": (time.monotonic() - began_s) / 60,
         "machine": machine.describe(options.directory),
@@ -129,14 +153,30 @@ def vllm_section(options: argparse.Namespace) -> str:
     return "\n".join([*heading(about), "Medians, with the range in brackets.", "", vllm_table.table(seen)])
 
 
+def robustness_section(options: argparse.Namespace) -> str:
+    seen, about = results_of(options, "robustness")
+    lines = heading(about)
+    lines += [
+        f"{about['rounds']} round(s), counted together. The full disk was {robustness_table.file_systems(seen)}.",
+        "",
+        robustness_table.summary(seen),
+        "",
+        robustness_table.table(seen),
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     options = arguments()
     (ROOT / "target").mkdir(exist_ok=True)
     options.directory.mkdir(parents=True, exist_ok=True)
     if not options.no_setup and not options.results:
-        subprocess.run([str(HERE / "setup.sh")], check=True)
-    for part, section in (("disk", disk_section), ("vllm", vllm_section)):
-        if options.part in ("all", part):
+        without = ["--without-foyer"] if options.part == "robustness" else []
+        subprocess.run([str(HERE / "setup.sh"), *without], check=True)
+    # Robustness is a part of its own: it writes into another document.
+    sections_of = {"disk": disk_section, "vllm": vllm_section, "robustness": robustness_section}
+    for part, section in sections_of.items():
+        if options.part == part or (options.part == "all" and part != "robustness"):
             print(f"bench: {part}", file=sys.stderr)
             sections.replace(options.output, f"peers-{part}", section(options))
 

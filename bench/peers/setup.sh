@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes bench/peers/.venv: the peers' released packages and Forebay as it stands, on top of the project's .venv (whose
-# torch and vLLM are used, not copied). Another .venv is named with BENCH_BASE_VENV.
+# torch and vLLM are used, not copied). Another .venv is named with BENCH_BASE_VENV. With --without-foyer that one, which is
+# compiled, is left out.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -33,4 +34,6 @@ rm -rf .venv/wheels
 (cd "$root" && "$base/bin/maturin" build --quiet --release --interpreter "$VIRTUAL_ENV/bin/python" \
     --out "$VIRTUAL_ENV/wheels")
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .venv/wheels/*.whl
-cargo build --quiet --release --locked --manifest-path foyer/Cargo.toml --target-dir foyer/target
+if [[ ${1:-} != --without-foyer ]]; then
+    cargo build --quiet --release --locked --manifest-path foyer/Cargo.toml --target-dir foyer/target
+fi

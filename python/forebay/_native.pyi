@@ -11,7 +11,10 @@ __version__: str
 def run_cli(arguments: list[str]) -> int: ...
 
 class Error(Exception):
-    """Base of every exception this package raises; `kind` is a stable short name of what went wrong."""
+    """Base of every exception this package raises; `kind` is a stable short name of what went wrong.
+
+    Besides it there are Python's own: an argument of a wrong type raises `TypeError`, a number that does not fit
+    `OverflowError`, a text that is not Unicode `ValueError`, and a wait that is over `TimeoutError`."""
 
     kind: str
 

@@ -367,3 +367,40 @@ print(*(end.status for end in cache.store(keys, [bytes({CHUNK}) for _ in keys]).
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
     assert ended.stdout.split() == ["locked", "stored", "stored"], ended.stderr
+
+
+def test_values_in_values_without_end_are_refused():
+    around = []
+    around.append(around)
+    table = {}
+    table["a"] = table
+    deep = None
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (around, table, deep):
+        with pytest.raises(forebay.Error, match="without end"):
+            forebay.Config(local_disk=value, max_local_disk_size=1.0)
+
+
+@pytest.mark.parametrize("opened", [f"forebay.Cache(config, {CHUNK})", f"forebay.Mover(config, {CHUNK})"])
+def test_threads_that_use_what_is_closed_do_not_hold_each_other_up(tmp_path, opened):
+    program = f"""
+import threading
+import forebay
+config = forebay.Config(local_disk={str(tmp_path)!r}, max_local_disk_size=0.0625, use_only_staging_buffer=True,
+                        max_local_cpu_size={2 * CHUNK / GIB}, disk_min_free_size=0)
+opened = {opened}
+opened.close()
+def use():
+    for _ in range(2_000):
+        try:
+            opened.stats()
+        except forebay.Error as error:
+            assert error.kind == "closed"
+threads = [threading.Thread(target=use, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True)

@@ -135,3 +135,23 @@ def test_a_chunk_of_no_tokens_or_blocks_is_refused() -> None:
         forebay.chunk_keys([1, 2], 0, space)
     with pytest.raises(forebay.Error, match="blocks_per_chunk"):
         forebay.chunk_keys_from_blocks([b"x"], 0, space)
+
+
+class Liar(list):
+    """Says that it is longer than any memory."""
+
+    def __len__(self) -> int:
+        return 2**40
+
+
+def test_a_length_that_is_not_true_is_not_believed() -> None:
+    space = namespace({"model": "a-model"})
+    blocks = [b"x" * 32, b"y" * 32]
+    assert forebay.chunk_keys_from_blocks(Liar(blocks), 1, space) == forebay.chunk_keys_from_blocks(blocks, 1, space)
+    assert forebay.chunk_keys([1], 1, space, Liar([b"x"])) == forebay.chunk_keys([1], 1, space, [b"x"])
+
+
+def test_block_hashes_that_are_no_bytes_are_refused() -> None:
+    for hashes in ("text", [1], ["text"], [None], 5):
+        with pytest.raises(TypeError):
+            forebay.chunk_keys_from_blocks(hashes, 1, namespace({"model": "a-model"}))

@@ -232,3 +232,47 @@ def test_a_memory_tier_answers_first_and_is_filled_by_stores_and_loads(tmp_path)
     assert mover.stats()["staging_in_use"] == 0
     mover.close()
     control.close()
+
+
+def test_pages_that_are_larger_than_the_memory_or_make_no_chunk_are_refused():
+    memory = np.zeros(PAGE, np.uint8)
+    with pytest.raises(forebay.Error, match="larger than the memory"):
+        forebay.PagedMemory(memory, memory.ctypes.data, memory.nbytes, [0], PAGE, 2**63)
+    many = forebay.PagedMemory(memory, memory.ctypes.data, memory.nbytes, [0] * 10**6, 1, 1)
+    with pytest.raises(forebay.Error, match="4 GiB"):
+        many.chunk([0] * 10**6)
+    assert len(many.chunk([0, -1])) == 2 * 10**6
+
+
+def test_what_a_mover_has_no_tier_for_fails_at_once(tmp_path):
+    config = {
+        "local_disk": str(tmp_path / "kv"),
+        "max_local_disk_size": (64 << 20) / GIB,
+        "disk_min_free_size": 0,
+    }
+    chunk_keys, content = keys(1), bytes(CHUNK)
+    with_memory = forebay.Config(**config, max_local_cpu_size=(64 << 20) / GIB)
+    without = forebay.Config(**config, max_local_cpu_size=2 * CHUNK / GIB, use_only_staging_buffer=True)
+    control = forebay.ControlPlane(with_memory, CHUNK)
+    mover, other = forebay.Mover(with_memory, CHUNK), forebay.Mover(without, CHUNK)
+    ((message, status, reason),) = store((control, mover), chunk_keys, [content])
+    assert control.finish(message, status, reason)
+    (plan,) = control.plan_load(chunk_keys)
+    assert plan.status == "read", "it is in memory"
+    transfer = other.load([plan.message], [bytearray(CHUNK)])
+    transfer.wait(WAIT_S)
+    ((_, status, reason),) = transfer.poll()
+    assert (status, reason) == ("failed", "engine: there is no memory tier here")
+    assert control.finish(plan.message, status, reason)
+    mover.close()
+    control.close()
+
+    control = forebay.ControlPlane(without, CHUNK)
+    (plan,) = control.plan_store(keys(2)[1:], CHUNK)
+    transfer = other.copy([(plan.message, plan.message)])
+    transfer.wait(WAIT_S)
+    ((_, status, reason),) = transfer.poll()
+    assert (status, reason) == ("failed", "engine: no remote_url is set here")
+    assert control.finish(plan.message, "failed")
+    other.close()
+    control.close()

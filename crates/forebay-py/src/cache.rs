@@ -61,7 +61,9 @@ pub(crate) struct Cache {
 
 impl Cache {
     fn open_cache(&self, py: Python<'_>) -> PyResult<Arc<forebay::Cache>> {
-        self.cache.lock().clone().ok_or_else(|| closed(py))
+        // Made without the lock: making an exception lets go of the GIL, which whoever wants the lock may then hold.
+        let cache = self.cache.lock().clone();
+        cache.ok_or_else(|| closed(py))
     }
 }
 
@@ -80,11 +82,7 @@ impl Cache {
         let cache = py.detach(|| forebay::Cache::open(config, chunk_bytes, namespace));
         let cache = Arc::new(cache.map_err(|error| raise(py, &error))?);
         let weak = Arc::downgrade(&cache);
-        at_exit(move |patience| {
-            if let Some(cache) = weak.upgrade() {
-                cache.close(patience);
-            }
-        });
+        at_exit(weak, forebay::Cache::close);
         Ok(Self { cache: Mutex::new(Some(cache)) })
     }
 

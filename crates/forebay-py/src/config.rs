@@ -10,6 +10,9 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
 use crate::error::{argument, raise};
 
+/// How deep a value may lie in others, where no setting goes deeper than three.
+const DEPTH_MAX: usize = 16;
+
 /// Settings, resolved and checked.
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct Config {
@@ -73,13 +76,16 @@ fn values(keys: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, Value)>> {
     let mut values = Vec::new();
     for (name, value) in keys.into_iter().flatten() {
         let name: String = name.extract()?;
-        let value = value_of(&name, &value)?;
+        let value = value_of(&name, &value, 0)?;
         values.push((name, value));
     }
     Ok(values)
 }
 
-fn value_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Value> {
+fn value_of(name: &str, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
+    if depth > DEPTH_MAX {
+        return Err(argument(value.py(), format!("`{name}` has values in values without end")));
+    }
     if value.is_none() {
         return Ok(Value::Null);
     }
@@ -104,7 +110,7 @@ fn value_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Value> {
         let mut entries = std::collections::BTreeMap::new();
         for (name, value) in map {
             let name: String = name.extract()?;
-            let value = value_of(&name, &value)?;
+            let value = value_of(&name, &value, depth + 1)?;
             entries.insert(name, value);
         }
         return Ok(Value::Map(entries.into_iter().collect()));
@@ -113,7 +119,10 @@ fn value_of(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Value> {
         return Ok(path.to_string_lossy().into_owned().into());
     }
     if let Ok(list) = value.try_iter() {
-        return list.map(|item| value_of(name, &item?)).collect::<PyResult<Vec<_>>>().map(Value::List);
+        return list
+            .map(|item| value_of(name, &item?, depth + 1))
+            .collect::<PyResult<Vec<_>>>()
+            .map(Value::List);
     }
     let kind = value.get_type().name()?;
     Err(argument(value.py(), format!("`{name}` is a {kind}; give a bool, number, text or path")))

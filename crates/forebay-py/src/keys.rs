@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::{argument, raise};
+use crate::items::{Items, Octets};
 
 /// Whose bytes a chunk holds.
 #[pyclass(module = "forebay", frozen, from_py_object)]
@@ -59,13 +60,13 @@ pub(crate) fn chunk_keys<'py>(
     tokens: &Bound<'py, PyAny>,
     chunk_size: usize,
     namespace: Option<&Namespace>,
-    extra: Option<Vec<Vec<u8>>>,
+    extra: Option<Items<Octets>>,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
     let tokens = token_ids(tokens)?;
     let namespace =
         namespace.map_or_else(|| forebay::Namespace::of_model(""), |namespace| namespace.0.clone());
-    let extra = extra.unwrap_or_default();
-    let extra: Vec<&[u8]> = extra.iter().map(Vec::as_slice).collect();
+    let extra = extra.map_or_else(Vec::new, |extra| extra.0);
+    let extra: Vec<&[u8]> = extra.iter().map(AsRef::as_ref).collect();
     let keys = py.detach(|| namespace.chunk_keys(&tokens, chunk_size, &extra));
     Ok(to_bytes(py, &keys.map_err(|error| raise(py, &error))?))
 }
@@ -74,11 +75,11 @@ pub(crate) fn chunk_keys<'py>(
 #[pyfunction]
 pub(crate) fn chunk_keys_from_blocks<'py>(
     py: Python<'py>,
-    block_hashes: Vec<Vec<u8>>,
+    block_hashes: Items<Octets>,
     blocks_per_chunk: usize,
     namespace: &Namespace,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
-    let keys = namespace.0.chunk_keys_from_blocks(&block_hashes, blocks_per_chunk);
+    let keys = namespace.0.chunk_keys_from_blocks(&block_hashes.0, blocks_per_chunk);
     Ok(to_bytes(py, &keys.map_err(|error| raise(py, &error))?))
 }
 

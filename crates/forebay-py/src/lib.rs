@@ -10,6 +10,7 @@ mod config;
 mod error;
 mod exit;
 mod handle;
+mod items;
 mod keys;
 mod memory;
 mod plane;

@@ -10,6 +10,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::error::{argument, raise};
+use crate::items::Items;
 
 /// Host KV memory of an engine.
 #[pyclass(module = "forebay", frozen)]
@@ -38,20 +39,37 @@ impl PagedMemory {
         owner: Py<PyAny>,
         address: usize,
         size: usize,
-        layer_offsets: Vec<usize>,
+        layer_offsets: Items<usize>,
         block_stride: usize,
         page_bytes: usize,
     ) -> PyResult<Self> {
+        let layer_offsets = layer_offsets.0;
         if address == 0 || address.checked_add(size).is_none() || page_bytes == 0 || layer_offsets.is_empty()
         {
             return Err(argument(py, "paged memory needs an address, a page size and at least one layer"));
+        }
+        if page_bytes > size {
+            let message = format!("a page of {page_bytes} bytes is larger than the memory given, {size}");
+            return Err(argument(py, message));
         }
         Ok(Self { owner: Arc::new(owner), address, size, layer_offsets, block_stride, page_bytes })
     }
 
     /// The pages of these blocks, layer by layer; -1 stands for a block that a load passes over.
-    fn chunk(&self, py: Python<'_>, block_ids: Vec<i64>) -> PyResult<PagedChunk> {
-        let mut pages = Vec::with_capacity(self.layer_offsets.len() * block_ids.len());
+    fn chunk(&self, py: Python<'_>, block_ids: Items<i64>) -> PyResult<PagedChunk> {
+        let block_ids = block_ids.0;
+        let count = self.layer_offsets.len().checked_mul(block_ids.len());
+        // What a chunk's length is counted in everywhere.
+        let bytes = count.and_then(|count| count.checked_mul(self.page_bytes));
+        let mut pages = Vec::new();
+        match (count, bytes) {
+            (Some(count), Some(bytes))
+                if u32::try_from(bytes).is_ok() && pages.try_reserve_exact(count).is_ok() => {}
+            _ => {
+                let message = format!("{} blocks make a chunk of 4 GiB or more", block_ids.len());
+                return Err(argument(py, message));
+            }
+        }
         for &layer in &self.layer_offsets {
             for &block in &block_ids {
                 pages.push((self.page(py, layer, block)?, self.page_bytes));
@@ -118,7 +136,9 @@ unsafe impl Sync for PageBytes {}
 impl PageBuffer {
     #[new]
     fn new(py: Python<'_>, length: usize) -> PyResult<Self> {
-        let mut memory = PageMemory::new(length).map_err(|error| raise(py, &error))?;
+        // Its pages are zeroed, which takes a while.
+        let memory = py.detach(|| PageMemory::new(length));
+        let mut memory = memory.map_err(|error| raise(py, &error))?;
         let (start, len) = (NonNull::from(memory.as_mut_slice()).cast(), memory.len());
         Ok(Self(Arc::new(PageBytes { start, len, _memory: memory })))
     }

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::error::{argument, closed, raise};
 use crate::exit::at_exit;
 use crate::handle::{interruptible, seconds};
+use crate::items::{Items, Octets};
 use crate::keys::{Namespace, from_bytes, one};
 use crate::memory::{sink, source};
 use crate::stats;
@@ -333,7 +334,9 @@ pub(crate) struct Mover {
 
 impl Mover {
     fn open_mover(&self, py: Python<'_>) -> PyResult<Arc<forebay::Mover>> {
-        self.mover.lock().clone().ok_or_else(|| closed(py))
+        // Made without the lock: making an exception lets go of the GIL, which whoever wants the lock may then hold.
+        let mover = self.mover.lock().clone();
+        mover.ok_or_else(|| closed(py))
     }
 }
 
@@ -350,11 +353,7 @@ impl Mover {
         };
         let mover = Arc::new(py.detach(start).map_err(|error| raise(py, &error))?);
         let weak = Arc::downgrade(&mover);
-        at_exit(move |patience| {
-            if let Some(mover) = weak.upgrade() {
-                mover.close(patience);
-            }
-        });
+        at_exit(weak, forebay::Mover::close);
         Ok(Self { mover: Mutex::new(Some(mover)) })
     }
 
@@ -362,11 +361,11 @@ impl Mover {
     fn store(
         &self,
         py: Python<'_>,
-        messages: Vec<Vec<u8>>,
+        messages: Items<Octets>,
         sources: &Bound<'_, PyAny>,
     ) -> PyResult<Transfer> {
         let mover = self.open_mover(py)?;
-        let (plans, memories) = pair(py, &messages, sources, source)?;
+        let (plans, memories) = pair(py, &messages.0, sources, source)?;
         let batch = Batch::new(plans.len());
         for (index, (LoadPlan { read: plan, .. }, memory)) in plans.into_iter().zip(memories).enumerate() {
             let ends = Arc::clone(&batch);
@@ -383,18 +382,18 @@ impl Mover {
     }
 
     /// Reads chunks: `sinks` are writable buffers, `PagedChunk`s or objects with `drain(offset, memoryview)`.
-    fn load(&self, py: Python<'_>, messages: Vec<Vec<u8>>, sinks: &Bound<'_, PyAny>) -> PyResult<Transfer> {
+    fn load(&self, py: Python<'_>, messages: Items<Octets>, sinks: &Bound<'_, PyAny>) -> PyResult<Transfer> {
         let mover = self.open_mover(py)?;
-        let (plans, memories) = pair(py, &messages, sinks, sink)?;
+        let (plans, memories) = pair(py, &messages.0, sinks, sink)?;
         let batch = Batch::new(plans.len());
         for (index, ((LoadPlan { read, write_back }, memory), message)) in
-            plans.into_iter().zip(memories).zip(messages).enumerate()
+            plans.into_iter().zip(memories).zip(messages.0).enumerate()
         {
             let ends = Arc::clone(&batch);
             let answer = move |_: Plan, verdict: Verdict| {
                 let (status, reason) = load_status(verdict);
                 let reason = reason.map(|reason| reason.to_string()).unwrap_or_default();
-                ends.end(index, (message, status.name(), reason));
+                ends.end(index, (message.0, status.name(), reason));
             };
             mover.load(Job::new(&batch, read, memory, answer).keeping(write_back.map(|plan| plan.record)));
         }
@@ -403,11 +402,11 @@ impl Mover {
 
     /// Copies chunks from disk to the remote store: pairs of messages of `ControlPlane.plan_copies`. Each end names the
     /// message to be read.
-    fn copy(&self, py: Python<'_>, messages: Vec<(Vec<u8>, Vec<u8>)>) -> PyResult<Transfer> {
+    fn copy(&self, py: Python<'_>, messages: Items<(Octets, Octets)>) -> PyResult<Transfer> {
         let mover = self.open_mover(py)?;
-        let mut plans = Vec::with_capacity(messages.len());
-        for (read, write) in &messages {
-            plans.push((decode(py, read)?, decode(py, write)?));
+        let mut plans = Vec::with_capacity(messages.0.len());
+        for (read, write) in &messages.0 {
+            plans.push((decode(py, read.as_ref())?, decode(py, write.as_ref())?));
         }
         let batch = Batch::new(plans.len());
         py.detach(|| {
@@ -464,11 +463,12 @@ impl Drop for Mover {
 /// Messages as plans, each with its memory.
 fn pair<M: ?Sized>(
     py: Python<'_>,
-    messages: &[Vec<u8>],
+    messages: &[Octets],
     memories: &Bound<'_, PyAny>,
     convert: fn(&Bound<'_, PyAny>, usize) -> PyResult<Box<M>>,
 ) -> PyResult<(Vec<LoadPlan>, Vec<Box<M>>)> {
-    let plans: Vec<_> = messages.iter().map(|message| decode_load(py, message)).collect::<PyResult<_>>()?;
+    let plans: Vec<_> =
+        messages.iter().map(|message| decode_load(py, message.as_ref())).collect::<PyResult<_>>()?;
     let mut converted = Vec::with_capacity(plans.len());
     for (memory, plan) in memories.try_iter()?.zip(&plans) {
         converted.push(convert(&memory?, plan.read.record.length as usize)?);

@@ -213,7 +213,7 @@ impl Mover {
                 .pumps
                 .spawn("forebay-carries".into(), move || shared.pump(&shared.carries, Shared::copy))?;
         }
-        if mover.shared.remote.is_some() && !config.local_disk.is_empty() {
+        if mover.shared.has_copies() {
             let shared = Arc::clone(&mover.shared);
             mover.pumps.spawn("forebay-copies".into(), move || shared.pump(&shared.copies, Shared::copy))?;
         }
@@ -232,13 +232,22 @@ impl Mover {
     /// Takes a chunk to be read. Returns at once; the job is answered, here if it cannot be taken.
     pub fn load(&self, job: LoadJob) {
         let shared = &self.shared;
-        let is_in_memory = job.open.record().tier() == Tier::Memory;
-        shared.take(if is_in_memory { &shared.recalls } else { &shared.loads }, job);
+        match (job.open.record().tier(), &shared.memory) {
+            // Another mover's: here is nobody who would take it up.
+            (Tier::Memory, None) => job.refuse(no_memory_tier()),
+            (Tier::Memory, Some(_)) => shared.take(&shared.recalls, job),
+            (Tier::Disk | Tier::Remote, _) => shared.take(&shared.loads, job),
+        }
     }
 
     /// Copies a chunk from one tier to another: reads it as `from` says, writes it as `to` says. Returns at once; `answer`
     /// is called once, with both. A chunk on disk that is not what was stored is not copied.
     pub fn copy(&self, from: Plan, to: Plan, answer: impl FnOnce(Plan, Plan, Verdict) + Send + 'static) {
+        if from.record.tier() != Tier::Memory && !self.shared.has_copies() {
+            // Nobody would take it up.
+            answer(from, to, Err(Reason::Engine("no remote_url is set here".into())));
+            return;
+        }
         match self.shared.source_of(&from.record) {
             Ok(source) => {
                 let batch = Batch::<()>::new(1);
@@ -340,6 +349,10 @@ impl Drop for Mover {
     }
 }
 
+fn no_memory_tier() -> Reason {
+    Reason::Engine("there is no memory tier here".into())
+}
+
 impl Shared {
     fn take<M: ?Sized>(&self, queue: &JobQueue<Job<M>>, job: Job<M>) {
         match queue.push(job) {
@@ -409,6 +422,11 @@ impl Shared {
         1 + self.staging.slot_bytes() as u64 / BLOCK_BYTES as u64
     }
 
+    /// Whether there is a thread for chunks that go from disk to a remote store.
+    fn has_copies(&self) -> bool {
+        self.remote.is_some() && self.has_disk
+    }
+
     /// A chunk of a tier, to be copied to another one.
     fn source_of(&self, record: &ChunkRecord) -> Result<Box<dyn Source>, Reason> {
         if record.tier() == Tier::Memory {
@@ -421,7 +439,7 @@ impl Shared {
     /// Where in the memory tier a chunk lies.
     fn place(&self, record: &ChunkRecord) -> Result<Place, Reason> {
         let memory = self.memory.as_ref();
-        memory.ok_or_else(|| Reason::Engine("there is no memory tier here".into()))?.place(record)
+        memory.ok_or_else(no_memory_tier)?.place(record)
     }
 
     /// The way to the remote store, if a record is of that.
