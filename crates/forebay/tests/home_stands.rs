@@ -189,7 +189,7 @@ fn what_many_threads_hand_over_at_once_is_committed_once_each() {
     thread::scope(|scope| {
         for own in plans.chunks(CHUNKS.into()) {
             scope.spawn(|| {
-                own.iter().for_each(|&ticket| control.finish_store(ticket, true).map(drop).unwrap())
+                own.iter().for_each(|&ticket| control.finish_store(ticket, true).map(drop).unwrap());
             });
         }
         gate.wait_for_one(PATIENCE);

@@ -81,9 +81,17 @@ pub(super) struct Queue {
     is_held: bool,
     /// Somebody has waited in vain since entries last came back from the file system.
     is_stalled: bool,
-    has_writer: bool,
-    /// Nobody hands over any more.
-    is_last: bool,
+    writer: Thread,
+}
+
+/// The thread that writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Thread {
+    /// There is none: who hands over writes.
+    None,
+    Working,
+    /// Nobody hands over any more: it ends when nothing is left.
+    Ending,
 }
 
 impl Default for Queue {
@@ -97,8 +105,7 @@ impl Default for Queue {
             is_writing: false,
             is_held: false,
             is_stalled: false,
-            has_writer: false,
-            is_last: false,
+            writer: Thread::None,
         }
     }
 }
@@ -113,7 +120,9 @@ impl Queue {
 
     /// Nobody hands over any more: who writes may end.
     pub(super) fn let_go(&mut self) {
-        self.is_last = true;
+        if self.writer == Thread::Working {
+            self.writer = Thread::Ending;
+        }
     }
 
     /// Whether the file system of home stands.
@@ -135,8 +144,8 @@ impl Queue {
 impl State {
     /// Whether there is nothing to be written, and will not be.
     fn has_recorded_all(&self) -> bool {
-        let is_last = self.is_closed() && (self.queue.is_last || self.catalog.open_writes() == 0);
-        is_last && self.queue.waiting.is_empty()
+        let is_last = self.queue.writer == Thread::Ending || self.catalog.open_writes() == 0;
+        self.is_closed() && is_last && self.queue.waiting.is_empty()
     }
 }
 
@@ -145,7 +154,7 @@ struct Writer(Arc<Shared>);
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.0.state.lock().queue.has_writer = false;
+        self.0.state.lock().queue.writer = Thread::None;
         self.0.recorded.notify_all();
     }
 }
@@ -154,7 +163,7 @@ impl Shared {
     /// Hands removals over, after all that was before, and waits for nothing.
     pub(super) fn note_removals(&self, state: &mut State, removals: Vec<Entry>) {
         self.hand_over(state, removals, None);
-        if !state.queue.has_writer && state.phase == Phase::Open {
+        if state.queue.writer == Thread::None && state.phase == Phase::Open {
             self.write(state);
         }
     }
@@ -169,7 +178,7 @@ impl Shared {
         let end = self.hand_over(state, removals, put);
         let deadline = Instant::now() + state.queue.patience;
         while end.get().is_none() {
-            if !state.queue.has_writer {
+            if state.queue.writer == Thread::None {
                 self.write(state);
             } else if state.queue.is_stalled {
                 break;
@@ -204,7 +213,7 @@ impl Shared {
     /// over from now on waits for it, for so long at most. Nothing to be lived if there is a writer.
     pub(super) fn writer(self: &Arc<Self>, patience: Duration) -> impl FnOnce() + Send + use<> {
         let mut state = self.state.lock();
-        let is_first = !std::mem::replace(&mut state.queue.has_writer, true);
+        let is_first = std::mem::replace(&mut state.queue.writer, Thread::Working) == Thread::None;
         state.queue.patience = patience;
         let writer = is_first.then(|| Writer(Arc::clone(self)));
         move || {
