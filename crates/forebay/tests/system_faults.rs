@@ -98,12 +98,11 @@ fn guarantee_9_a_directory_that_is_removed_under_a_cache_costs_its_future_only()
     }
     // Files that are open are there for as long as they are.
     assert_eq!(count_right(&cache, &before, CHUNK), 20);
-    // No checkpoint can be made: stores end when the journal is full, and not before.
+    // What would be lost is not told as stored.
     let (stored, reason) = store_until_refused(&cache, 0);
-    assert!(matches!(reason, Reason::Busy | Reason::Journal), "{reason:?}");
+    assert!(stored.is_empty() && reason == Reason::Journal, "{stored:?}, {reason:?}");
     let stats = cache.stats().control.disk;
-    assert!(stats.journal_errors > 0, "{stats:?}");
-    assert_the_last_are_right(&cache, &stored);
+    assert!(stats.journal_errors > 0 && stats.degraded, "{stats:?}");
     assert_nothing_leaked(&cache);
     close_in_time(cache);
     assert!(!path.exists(), "something was made where the directory was");

@@ -11,7 +11,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ pub trait HomeFile: Debug + Send + Sync {
     /// Writes all of `bytes` from byte `offset` on.
     ///
     /// # Errors
-    /// The system's; any part may be written then.
+    /// The system's, or that the file has no name any more; any part may be written then.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// Cuts the file, or extends it by zeros.
@@ -154,7 +154,12 @@ impl Home for OsHome {
 
 impl HomeFile for File {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
+        self.write_all_at(bytes, offset)?;
+        // What is written there, nobody will ever read.
+        if self.metadata()?.nlink() == 0 {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the file was removed"));
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
