@@ -9,17 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use forebay::catalog::ChunkRecord;
 use forebay::config::DiskSync;
 use forebay::control::StorePlan;
-use forebay::{ChunkKey, ControlPlane, Lookup, Reason};
-use plane::{Noting, open};
+use forebay::tier::disk::trailer::Corruption;
+use forebay::{ControlPlane, LoadStatus, Lookup, Reason};
+use plane::{Noting, key, open};
 use tempfile::TempDir;
 
 /// Chunks of one byte there is room for: each takes two blocks.
 const CHUNKS: u8 = 50;
 const MANY_RECORDS: u64 = 100_000;
-
-fn key(number: u8) -> ChunkKey {
-    ChunkKey::new([number; 32])
-}
 
 fn plan(control: &ControlPlane, number: u8) -> StorePlan {
     control.plan_store(&[(key(number), 1)], None).remove(0)
@@ -76,6 +73,21 @@ fn guarantee_6_with_always_a_journal_that_cannot_be_synced_is_told_and_counted()
     home.syncs.store(true, Ordering::Relaxed);
     store(&control, 2).unwrap();
     assert_eq!(order(&open(&home, MANY_RECORDS, DiskSync::None, || 0)), [2]);
+}
+
+#[test]
+fn a_damaged_chunk_that_two_loads_have_found_is_dropped_and_counted_once() {
+    let directory = TempDir::new().unwrap();
+    let control = open(&Noting::around(directory.path(), true), MANY_RECORDS, DiskSync::None, || 0);
+    store(&control, 1).unwrap();
+    store(&control, 2).unwrap();
+    let loads: Vec<_> = (0..2).map(|_| control.plan_load(&[(key(1), 1)]).remove(0).unwrap()).collect();
+    let damaged = Reason::Corrupt(Corruption::Payload);
+    for load in loads {
+        assert!(control.finish_load(load.read.ticket, LoadStatus::Miss, Some(&damaged)));
+    }
+    let stats = control.stats().disk;
+    assert_eq!((stats.stored, stats.corrupt, stats.chunks), (2, 1, 1));
 }
 
 #[test]

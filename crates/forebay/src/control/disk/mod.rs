@@ -334,8 +334,9 @@ impl DiskPlane {
         };
         let mut state = shared.state.lock();
         let Some(removal) = state.catalog.discard(ticket) else { return false };
-        add(counter, 1);
+        // Else another load has found the same, and it is counted.
         if let Some(removal) = removal {
+            add(counter, 1);
             shared.note_removals(&mut state, vec![removal]);
         }
         true
