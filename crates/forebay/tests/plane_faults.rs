@@ -3,10 +3,11 @@
 #[path = "support/plane.rs"]
 mod plane;
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forebay::catalog::ChunkRecord;
+use forebay::catalog::{ChunkRecord, RECORD_BYTES};
 use forebay::config::DiskSync;
 use forebay::control::StorePlan;
 use forebay::tier::disk::trailer::Corruption;
@@ -72,6 +73,30 @@ fn guarantee_6_with_always_a_journal_that_cannot_be_synced_is_told_and_counted()
     assert!(matches!(control.lookup(&[key(1)]), Lookup::Miss));
     home.syncs.store(true, Ordering::Relaxed);
     store(&control, 2).unwrap();
+    assert_eq!(order(&open(&home, MANY_RECORDS, DiskSync::None, || 0)), [2]);
+}
+
+#[test]
+fn guarantee_6_what_was_written_over_does_not_come_back_in_the_place_of_what_continues_it() {
+    let directory = TempDir::new().unwrap();
+    let home = Noting::around(directory.path(), true);
+    let control = open(&home, MANY_RECORDS, DiskSync::None, || 0);
+    let first = store(&control, 1).unwrap();
+    let load = control.plan_load(&[(key(1), 1)]).remove(0).unwrap();
+    control.finish_load(load.read.ticket, LoadStatus::Miss, Some(&Reason::Corrupt(Corruption::Payload)));
+    drop(control);
+    let control = open(&home, MANY_RECORDS, DiskSync::None, || 0);
+    match control.plan_store(&[(key(2), 1)], Some(key(1))).remove(0) {
+        StorePlan::Write { plan, .. } => {
+            assert_eq!(plan.record.extents, first.extents);
+            control.finish_store(plan.ticket, true).unwrap();
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(control);
+    // With the power goes that the first one was dropped: the last record of its segment.
+    let segment = File::options().write(true).open(directory.path().join("journal.1")).unwrap();
+    segment.set_len(segment.metadata().unwrap().len() - RECORD_BYTES as u64).unwrap();
     assert_eq!(order(&open(&home, MANY_RECORDS, DiskSync::None, || 0)), [2]);
 }
 

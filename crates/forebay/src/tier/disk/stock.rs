@@ -4,12 +4,13 @@
 //! prove; the epoch is a new one, and noted before anything is written under it; what is found and not taken in is
 //! noted as gone. At every instant what is on disk can be taken stock of again, with the same chunks.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::home::Home;
 use super::journal::{Journal, SEGMENT_RECORDS, delete_before, segments_in, write_checkpoint};
 use super::recovery::{Found, read_journal_in};
-use crate::catalog::{CachePolicy, Catalog, ChunkRecord, EPOCH_MAX, Entry, Limits};
+use crate::catalog::{CachePolicy, Catalog, ChunkRecord, Drives, EPOCH_MAX, Entry, Limits};
 use crate::crash_points::{Point, pass};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -94,11 +95,12 @@ pub fn take_stock(ground: &mut impl Ground, policy: CachePolicy) -> Result<Stock
     let limits = ground.settle(epoch)?;
 
     let mut catalog = Catalog::new(limits, policy, epoch);
-    // Newest first: of two chunks that claim the same blocks the newer one is right, and if not all of them
-    // have room any more the oldest go. A drive that is lost has taken its chunks with it.
+    let overwritten = overwritten(found.records.iter().filter(|record| ground.holds(record)), &limits);
+    // Last used first: if not all of them have room any more those go that would have gone first. A drive that is lost has
+    // taken its chunks with it.
     let mut gone: Vec<Entry> = Vec::new();
     for record in found.records.iter().rev() {
-        if !ground.holds(record) || !catalog.restore(*record) {
+        if !ground.holds(record) || overwritten.contains(&record.generation) || !catalog.restore(*record) {
             gone.push(Entry::Remove(record.key, record.generation));
         }
     }
@@ -119,4 +121,13 @@ pub fn take_stock(ground: &mut impl Ground, policy: CachePolicy) -> Result<Stock
     let segments = segments_in(&*home).map_or(1, |segments| segments.len() as u64);
     let journal_records = replayed + gone.len() as u64 + SEGMENT_RECORDS * segments;
     Ok(Stock { catalog, journal, former, epoch, journal_records, interrupted, rebuilt })
+}
+
+/// Generations of chunks whose blocks a newer one has: that they went was written down, and lost with the power.
+fn overwritten<'a>(records: impl Iterator<Item = &'a ChunkRecord>, limits: &Limits) -> HashSet<u64> {
+    let mut newest_first: Vec<&ChunkRecord> = records.collect();
+    newest_first.sort_unstable_by_key(|record| std::cmp::Reverse(record.generation));
+    let mut drives = Drives::new(&limits.blocks);
+    let has_no_place = |record: &&ChunkRecord| !drives.reserve(record.drive, &record.extents);
+    newest_first.into_iter().filter(has_no_place).map(|record| record.generation).collect()
 }
