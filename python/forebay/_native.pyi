@@ -153,8 +153,8 @@ class ControlPlane:
         """Whether chunks wait to be copied to the remote store, or are being."""
     def finish(self, message: bytes, status: str, reason: str = "") -> bool:
         """Takes a mover's result: "written", "loaded", "miss" or "failed". Commits, aborts, unpins or drops.
-        False when that message was finished before. After "written" returns True the chunk is committed, unless home's file
-        system stands: then it is committed when that has written it down, if it can."""
+        False when that message was finished before. After "written" returns True the chunk is committed, unless home's
+        file system stands: then it is committed when that has written it down, if it can."""
     def stats(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
 
