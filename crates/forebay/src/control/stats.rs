@@ -135,6 +135,7 @@ impl DiskStats {
             io_failed: read(&counters.io_failed),
             journal_errors: read(&counters.journal_errors),
             degraded: counters.journal_failing.load(Ordering::Relaxed)
+                || state.journal_stands()
                 || state.journal_is_behind(&shared.directory),
             open_tickets: state.catalog.open_tickets() as u64,
             journal_interrupted: shared.interrupted,

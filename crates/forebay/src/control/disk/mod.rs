@@ -92,11 +92,15 @@ impl State {
         self.phase != Phase::Open
     }
 
-    /// Whether stores are refused for the journal's sake: its file system stands, or so much waits for a checkpoint that
-    /// no more is planned until there is one.
+    /// Whether the file system of the journal stands.
+    pub(super) fn journal_stands(&self) -> bool {
+        self.queue.is_stalled()
+    }
+
+    /// Whether so much waits for a checkpoint that no more is planned until there is one.
     pub(super) fn journal_is_behind(&self, directory: &Directory) -> bool {
         let limit = directory.journal_records_max();
-        self.queue.is_stalled() || self.journal_records > limit + limit / 2
+        self.journal_records > limit + limit / 2
     }
 }
 
@@ -208,7 +212,7 @@ impl DiskPlane {
         let pin = |ticket| Pin { ticket, shared: Arc::clone(&self.shared) };
         match TierLookup::of(state.catalog.lookup(keys), pin) {
             // It may take for ever.
-            TierLookup::Pending if state.queue.is_stalled() => TierLookup::Miss,
+            TierLookup::Pending if state.journal_stands() => TierLookup::Miss,
             found => found,
         }
     }
@@ -224,7 +228,7 @@ impl DiskPlane {
         if state.is_closed() {
             return refused(Reason::Closed);
         }
-        if state.queue.is_stalled() {
+        if state.journal_stands() {
             return refused(Reason::Journal);
         }
         if state.journal_is_behind(&self.shared.directory) {
@@ -239,27 +243,22 @@ impl DiskPlane {
         if has_evicted {
             pass(Point::EvictionToBeNoted);
         }
-        let refusal = if owes_nothing {
-            None
-        } else {
-            let is_recorded = self.shared.record(&mut state, removed, None) == Recorded::Written;
-            (!is_recorded).then_some(Reason::Journal)
-        };
+        let recorded = owes_nothing || self.shared.record(&mut state, removed, None) == Recorded::Written;
         if has_evicted {
             pass(Point::EvictionNoted);
         }
         decisions
             .into_iter()
-            .map(|decision| match (decision, &refusal) {
-                (StoreDecision::Write(plan), Some(reason)) => {
+            .map(|decision| match decision {
+                StoreDecision::Write(plan) if !recorded => {
                     state.catalog.abort(plan.ticket);
-                    TierStore::Refused(reason.clone())
+                    TierStore::Refused(Reason::Journal)
                 }
-                (decision @ StoreDecision::Full, _) => {
+                StoreDecision::Full => {
                     add(&self.shared.counters.refused_full, 1);
                     decision.into()
                 }
-                (decision, _) => decision.into(),
+                decision => decision.into(),
             })
             .collect()
     }
