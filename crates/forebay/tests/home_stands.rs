@@ -159,7 +159,7 @@ fn guarantee_6_a_checkpoint_does_not_come_between_a_record_and_its_commit() {
     let (control, gate) = open(directory.path(), 100);
     store(&control, 1).unwrap();
     let second = plan(&control, 2).unwrap().ticket;
-    gate.set(true);
+    gate.shut_for_one();
     thread::scope(|scope| {
         let told = scope.spawn(|| control.finish_store(second, true));
         gate.wait_for_one(PATIENCE);

@@ -26,29 +26,48 @@ const CHUNKS: u32 = 50;
 /// Where writes stop while it is shut.
 #[derive(Debug, Default)]
 pub struct Gate {
-    /// Whether it is, and how many stand before it.
-    state: Mutex<(bool, usize)>,
+    state: Mutex<GateState>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    is_shut: bool,
+    /// Who comes while one stands before it goes on.
+    for_one: bool,
+    /// How many stand before it.
+    standing: usize,
 }
 
 impl Gate {
     pub fn set(&self, shut: bool) {
-        self.state.lock().0 = shut;
+        let mut state = self.state.lock();
+        (state.is_shut, state.for_one) = (shut, false);
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// Shuts it for the next who comes, and nobody else.
+    pub fn shut_for_one(&self) {
+        let mut state = self.state.lock();
+        (state.is_shut, state.for_one) = (true, true);
     }
 
     fn pass(&self) {
         let mut state = self.state.lock();
-        state.1 += 1;
+        if state.for_one && state.standing > 0 {
+            return;
+        }
+        state.standing += 1;
         self.changed.notify_all();
-        self.changed.wait_while(&mut state, |(shut, _)| *shut);
-        state.1 -= 1;
+        self.changed.wait_while(&mut state, |state| state.is_shut);
+        state.standing -= 1;
     }
 
     /// Waits until somebody stands before it.
     pub fn wait_for_one(&self, patience: Duration) {
         let mut state = self.state.lock();
-        let ended = self.changed.wait_while_for(&mut state, |(_, standing)| *standing == 0, patience);
+        let ended = self.changed.wait_while_for(&mut state, |state| state.standing == 0, patience);
         assert!(!ended.timed_out(), "nobody writes");
     }
 }
