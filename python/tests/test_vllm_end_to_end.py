@@ -68,7 +68,7 @@ def run_engine(model: Path, *steps: dict[str, Any], processes: int = 0) -> tuple
 
 def options(directory: Path | None, slots: int = 16, **more: Any) -> dict[str, Any]:
     return {
-        **({"local_disk": str(directory), "max_local_disk_size": 0.25} if directory else {}),
+        **({"local_disk": str(directory), "max_local_disk_size": 0.25, "disk_min_free_size": 0} if directory else {}),
         "local_cpu": False,
         "use_only_staging_buffer": True,
         "max_local_cpu_size": slots * SLOT_GIB,
