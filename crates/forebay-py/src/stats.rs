@@ -31,7 +31,7 @@ pub(crate) fn control(out: &Bound<'_, PyDict>, stats: &ControlStats) -> PyResult
     for (name, count) in counts {
         out.set_item(name, count)?;
     }
-    out.set_item("degraded", disk.degraded)?;
+    out.set_item("degraded", disk.degraded.is_some())?;
     out.set_item("rebuilt", disk.rebuilt.as_deref())?;
     out.set_item("direct_io", disk.direct_io)?;
     if let Some(memory) = &stats.memory {
@@ -107,6 +107,6 @@ pub(crate) fn mover(out: &Bound<'_, PyDict>, stats: &MoverStats) -> PyResult<()>
     for (name, count) in counts {
         out.set_item(name, count)?;
     }
-    out.set_item("io_engine", stats.io_engine)?;
+    out.set_item("io_engine", stats.io_engine.as_str())?;
     out.set_item("direct_io", stats.direct_io)
 }

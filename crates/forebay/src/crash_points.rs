@@ -123,13 +123,27 @@ pub(crate) fn pass_with(point: Point, last: impl FnOnce()) {
     let _ = (point, last);
 }
 
+/// A background thread begins a turn: here it dies of a panic, if a test has said so ([`kill_thread`]).
+#[inline]
+pub(crate) fn turn() {
+    #[cfg(feature = "crash-points")]
+    armed::turn();
+}
+
+/// Has the thread of this name die at its next turn; the first of them, if there are several.
+#[cfg(feature = "crash-points")]
+pub fn kill_thread(name: &str) {
+    armed::kill_thread(name);
+}
+
 #[cfg(feature = "crash-points")]
 mod armed {
     use std::fs::{File, OpenOptions};
     use std::io::Write;
     use std::sync::LazyLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+    use parking_lot::Mutex;
     use rustix::process::{Signal, getpid, kill_process};
 
     use super::Point;
@@ -156,6 +170,27 @@ mod armed {
         Orders { die_at, notes }
     });
     static PASSED: AtomicU64 = AtomicU64::new(0);
+    /// Threads that are to die, and whether there are any.
+    static TO_DIE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    static ANY_TO_DIE: AtomicBool = AtomicBool::new(false);
+
+    pub(super) fn kill_thread(name: &str) {
+        TO_DIE.lock().push(name.to_owned());
+        ANY_TO_DIE.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn turn() {
+        if !ANY_TO_DIE.load(Ordering::SeqCst) {
+            return;
+        }
+        let me = std::thread::current();
+        let mut to_die = TO_DIE.lock();
+        let Some(place) = to_die.iter().position(|name| Some(name.as_str()) == me.name()) else { return };
+        to_die.swap_remove(place);
+        ANY_TO_DIE.store(!to_die.is_empty(), Ordering::SeqCst);
+        drop(to_die);
+        panic!("a test had this thread die");
+    }
 
     pub(super) fn pass(point: Point, last: impl FnOnce()) {
         let Orders { die_at, notes } = &*ORDERS;

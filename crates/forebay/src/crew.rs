@@ -2,7 +2,7 @@
 //!
 //! A thread that hangs in the kernel on a dead device, or in a caller's code, cannot be ended from outside; whoever
 //! shuts down must not hang with it. [`Crew::join`] waits until a deadline and leaves such a thread behind, said in
-//! the log.
+//! the log. A thread that dies of a panic is known by name from then on ([`Crew::dead`]).
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -31,15 +31,27 @@ impl Default for Crew {
 struct Working {
     count: Mutex<usize>,
     changed: Condvar,
+    /// Threads that died of a panic.
+    dead: Mutex<Vec<String>>,
 }
 
 /// Signs its thread off, also when that panics.
-struct SignOff(Arc<Working>);
+struct SignOff {
+    working: Arc<Working>,
+    name: String,
+}
 
 impl Drop for SignOff {
     fn drop(&mut self) {
-        *self.0.count.lock() -= 1;
-        self.0.changed.notify_all();
+        if std::thread::panicking() {
+            tracing::error!(
+                name = self.name,
+                "a background thread died of a panic; what it did is not done any more"
+            );
+            self.working.dead.lock().push(std::mem::take(&mut self.name));
+        }
+        *self.working.count.lock() -= 1;
+        self.working.changed.notify_all();
     }
 }
 
@@ -55,7 +67,7 @@ impl Crew {
     /// Starts a thread.
     pub(crate) fn spawn(&self, name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
         *self.working.count.lock() += 1;
-        let sign_off = SignOff(Arc::clone(&self.working));
+        let sign_off = SignOff { working: Arc::clone(&self.working), name: name.clone() };
         let doing = format!("starting the thread {name}");
         let thread = std::thread::Builder::new()
             .name(name)
@@ -66,6 +78,11 @@ impl Crew {
             .map_err(|error| Error::io(doing, error))?;
         self.threads.lock().push(thread);
         Ok(())
+    }
+
+    /// The threads that died of a panic.
+    pub(crate) fn dead(&self) -> Vec<String> {
+        self.working.dead.lock().clone()
     }
 
     /// Waits for all threads to end, at most until `deadline`; gives whether they did. Their owner has told them to.
@@ -89,8 +106,9 @@ impl Crew {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if !ended && !thread.is_finished() {
                 tracing::error!(name, "a thread did not end in time and was left behind");
-            } else if thread.join().is_err() {
-                tracing::error!(name, "a thread had died of a panic");
+            } else {
+                // That it panicked was said when it did.
+                let _ = thread.join();
             }
         }
         ended
@@ -99,3 +117,19 @@ impl Crew {
 
 /// How long a shutdown waits for threads that have nothing left to do but end.
 pub(crate) const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_dies_of_a_panic_is_known_by_name_and_who_just_ends_is_not() {
+        let crew = Crew::default();
+        crew.spawn("ends".into(), || ()).unwrap();
+        crew.spawn("dies".into(), || panic!("on purpose")).unwrap();
+        assert!(crew.join(Instant::now() + Duration::from_mins(1)));
+        assert_eq!(crew.dead(), ["dies"]);
+    }
+}

@@ -60,6 +60,7 @@ pub mod crash_points;
 mod crew;
 pub mod error;
 mod following;
+pub mod histogram;
 pub mod key;
 pub mod memory;
 pub mod mover;

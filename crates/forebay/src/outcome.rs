@@ -89,6 +89,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The [`code`](Self::code)s that a mover's job may end with.
+    pub const CODES_OF_JOBS: [&str; 10] = [
+        "busy",
+        "cancelled",
+        "closed",
+        "timed out",
+        "not there",
+        "corrupt",
+        "io",
+        "remote",
+        "engine",
+        "abandoned",
+    ];
+
     /// A stable short name; [`fmt::Display`] adds the details.
     pub const fn code(&self) -> &'static str {
         match self {
@@ -135,6 +149,9 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// All, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Memory, Self::Disk, Self::Remote];
+
     /// A stable short name.
     pub const fn name(self) -> &'static str {
         match self {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::crash_points::turn;
+
 /// How long a lone job waits for the thread that serves a queue before a helper takes it.
 const LONE_JOB_PATIENCE: Duration = Duration::from_millis(2);
 
@@ -66,6 +68,8 @@ impl<T> JobQueue<T> {
         let mut state = self.state.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                turn();
                 return Some(job);
             }
             if state.closed {
@@ -88,7 +92,10 @@ impl<T> JobQueue<T> {
         let mut state = self.state.lock();
         loop {
             if state.jobs.len() > 1 || (state.closed && !state.jobs.is_empty()) {
-                return state.jobs.pop_front();
+                let job = state.jobs.pop_front();
+                drop(state);
+                turn();
+                return job;
             }
             if state.closed {
                 return None;

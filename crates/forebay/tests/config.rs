@@ -112,6 +112,7 @@ fn defaults_are_those_of_the_table() {
         load_timeout: Duration::from_secs(10),
         store_timeout: Duration::from_secs(30),
         max_queued_chunks: 65536,
+        http_listen: None,
         salt: String::new(),
         save_decode_cache: false,
     };
@@ -120,6 +121,31 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(resolved.origins.len(), KEYS.len());
     assert_eq!(resolved.origins["chunk_size"], Origin::Default);
     assert!(matches!(&resolved.origins["local_disk"], Origin::File(_)));
+}
+
+#[test]
+fn a_place_to_listen_is_a_port_of_this_machine_or_an_address_with_one() {
+    let listen = |value: Value| {
+        accepted(Config::from_values([
+            ("local_disk", "/kv".into()),
+            ("max_local_disk_size", 1.into()),
+            ("http_listen", value),
+        ]))
+    };
+    let shown = |value: Value| listen(value).config.http_listen.map(|address| address.to_string());
+    assert_eq!(shown(9180.into()).as_deref(), Some("127.0.0.1:9180"));
+    assert_eq!(shown("9180".into()).as_deref(), Some("127.0.0.1:9180"));
+    assert_eq!(shown("[::1]:0".into()).as_deref(), Some("[::1]:0"));
+    assert_eq!(shown(Value::Null), None);
+    for wrong in ["65536", "-1", "localhost:9180", "10.0.0.1", ":9180", "x"] {
+        let given = Config::from_values([
+            ("local_disk", Value::from("/kv")),
+            ("max_local_disk_size", 1.into()),
+            ("http_listen", wrong.into()),
+        ]);
+        let said = given.expect_err(wrong).to_string();
+        assert!(said.contains("http_listen") && said.contains("0.0.0.0:9180"), "{said}");
+    }
 }
 
 #[test]
@@ -150,6 +176,7 @@ fn every_key_can_be_set_from_every_source() {
         ("load_timeout_s", "0.5"),
         ("store_timeout_s", "1.5"),
         ("max_queued_chunks", "7"),
+        ("http_listen", "0.0.0.0:9180"),
         ("cache_salt", "tenant"),
         ("save_decode_cache", "true"),
     ];

@@ -75,7 +75,7 @@ impl Rig for DiskRig {
         let growth = cached(&self.data)?.saturating_sub(self.cached_before);
         let no_direct = "This file system has no direct I/O: the page cache was measured, not the drive.";
         Ok(Own {
-            io_engine: mover.io_engine.to_owned(),
+            io_engine: mover.io_engine,
             ceiling_engine: self.ceiling.engine.name().to_owned(),
             ceiling_depth: [self.ceiling.write_depth, self.ceiling.read_depth],
             plain_names: Vec::new(),

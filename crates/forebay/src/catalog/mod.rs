@@ -18,6 +18,7 @@ mod drives;
 mod eviction;
 mod extent;
 mod index;
+mod namespaces;
 mod plan;
 mod record;
 mod segments;
@@ -30,6 +31,7 @@ use std::collections::{HashMap, HashSet};
 pub use drives::{DRIVES_MAX, DriveBlocks, Drives};
 pub use eviction::CachePolicy;
 pub use extent::{BLOCK_BYTES, EXTENTS_MAX, Extent, Extents, blocks_for};
+pub use namespaces::{NamespaceId, NamespaceSum};
 pub use plan::{LoadDecision, LookupDecision, PLAN_BYTES, Plan, StoreDecision, Ticket};
 pub use record::{ChunkRecord, Entry, MEMORY, RECORD_BYTES, REMOTE, grain_blocks};
 pub(crate) use record::{u32_at, u64_at};
@@ -38,6 +40,7 @@ pub use space::AddressSpace;
 use crate::key::ChunkKey;
 use eviction::Eviction;
 use index::Index;
+use namespaces::Namespaces;
 use table::{Mark, State, Table};
 
 /// The bounds of a catalog.
@@ -88,6 +91,7 @@ pub struct Catalog {
     limits: Limits,
     drives: Drives,
     index: Index,
+    namespaces: Namespaces,
     table: Table,
     order: Box<dyn Eviction>,
     open: HashMap<Ticket, Open>,
@@ -120,6 +124,7 @@ impl Catalog {
             limits,
             drives: Drives::new(&limits.blocks),
             index: Index::new(chunks_max),
+            namespaces: Namespaces::default(),
             table: Table::new(),
             order: eviction::order(policy, chunks_max),
             open: HashMap::new(),
@@ -360,6 +365,11 @@ impl Catalog {
         &self.drives
     }
 
+    /// The namespaces that take most, and how much, those being written included.
+    pub fn namespaces(&self, most: usize) -> Vec<(NamespaceId, NamespaceSum)> {
+        self.namespaces.largest(most)
+    }
+
     /// What has happened so far.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -479,6 +489,7 @@ impl Catalog {
     fn insert(&mut self, record: &ChunkRecord, state: State, parent: Option<u32>) -> u32 {
         let id = self.table.insert(record, state, parent);
         self.index.insert(&record.key, id);
+        self.namespaces.add(&record.key, record.length);
         id
     }
 
@@ -501,6 +512,7 @@ impl Catalog {
         }
         let (key, generation) = (self.table[id].key, self.table[id].generation);
         self.index.remove(&key, id);
+        self.namespaces.subtract(&key, self.table.length(id));
         Entry::Remove(key, generation)
     }
 

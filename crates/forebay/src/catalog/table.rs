@@ -183,6 +183,10 @@ impl Table {
         ChunkRecord { key, parent, depth, generation, length, stored_at_ms, drive, extents }
     }
 
+    pub(super) fn length(&self, id: u32) -> u32 {
+        self.rests[id].length
+    }
+
     pub(super) fn extents(&self, id: u32) -> Extents {
         if self[id].has(Mark::IsScattered) {
             self.scattered[&id]

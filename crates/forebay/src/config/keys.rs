@@ -98,6 +98,8 @@ pub enum Kind {
     DirectIo,
     /// How the disk is read and written.
     IoEngine,
+    /// Where to listen.
+    Listen,
 }
 
 impl fmt::Display for Kind {
@@ -127,6 +129,7 @@ impl fmt::Display for Kind {
             }
             Self::DirectIo => f.write_str("auto or off"),
             Self::IoEngine => f.write_str("auto, io_uring or threads"),
+            Self::Listen => f.write_str("a port from 0 to 65535, or an IP address and a port"),
         }
     }
 }
@@ -334,6 +337,15 @@ pub const KEYS: &[Key] = &[
         default: Some("65536"),
         meaning: "The bound of each queue. A store or load that would exceed it is refused as busy.",
         remedy: "Set max_queued_chunks to a number of chunks, for example 65536",
+        shared: false,
+    },
+    Key {
+        name: "http_listen",
+        kind: Kind::Listen,
+        default: None,
+        meaning: "Where metrics, health and a page are shown over HTTP, to be read and nothing else: a port of 127.0.0.1, or an \
+                  address and a port. Port 0 is any that is free. Not set: nowhere.",
+        remedy: "Set http_listen to a port such as 9180, or to an address and a port such as 0.0.0.0:9180",
         shared: false,
     },
     Key {

@@ -29,6 +29,7 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,6 +109,8 @@ pub struct Config {
     pub store_timeout: Duration,
     /// Bound of each queue, in chunks.
     pub max_queued_chunks: u32,
+    /// Where metrics, health and the page are shown (`http_listen`); `None`: nowhere.
+    pub http_listen: Option<SocketAddr>,
     /// Separates tenants (`cache_salt`).
     pub salt: String,
     /// Whether chunks of generated tokens are stored too.
@@ -339,6 +342,7 @@ impl Config {
             "load_timeout_s" => self.load_timeout.as_secs_f64().into(),
             "store_timeout_s" => self.store_timeout.as_secs_f64().into(),
             "max_queued_chunks" => self.max_queued_chunks.into(),
+            "http_listen" => self.http_listen.map(|address| address.to_string()).into(),
             "cache_salt" => (!self.salt.is_empty()).then_some(secret::HIDDEN).into(),
             "save_decode_cache" => self.save_decode_cache.into(),
             _ => return None,

@@ -3,6 +3,7 @@
 //! Each function reads one key: what was given, or else its default. Where the value cannot be used the error names the
 //! key, the value, where it came from, what was expected and what to do.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -308,6 +309,21 @@ impl Field {
             "threads" => Ok(IoEngineChoice::Threads),
             _ => Err(self.expected()),
         }
+    }
+
+    /// A port alone is one of the loopback address.
+    pub(super) fn listen(&self) -> Result<Option<SocketAddr>> {
+        let port = |number: Option<u16>| number.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let address = match &self.value {
+            Value::Null => return Ok(None),
+            Value::Int(number) => port(u16::try_from(*number).ok()),
+            Value::Text(text) => {
+                let text = text.trim();
+                port(text.parse().ok()).or_else(|| text.parse().ok())
+            }
+            _ => None,
+        };
+        address.map(Some).ok_or_else(|| self.expected())
     }
 
     /// A finite number, whatever its sign.

@@ -34,7 +34,7 @@ pub use plans::{CopyPlan, CopyStep, LoadPlan, Onward, StorePlan};
 pub use remote::RemoteStats;
 use remote::{Front, RemotePlane};
 use sightings::Sightings;
-pub use stats::{ControlStats, DiskStats, MemoryStats};
+pub use stats::{ControlStats, DiskStats, MemoryStats, NamespaceStats};
 use stats::{Counters, add, read};
 
 use crate::catalog::{ChunkRecord, Plan, Ticket};
@@ -124,8 +124,10 @@ impl ControlPlane {
 
     /// The answer, and whether the remote store is being asked for a better one.
     fn find(&self, keys: &[ChunkKey], settle: bool) -> (Lookup, bool) {
+        let began = Instant::now();
         let (found, is_asked) = self.find_in_tiers(keys, settle);
         let counters = &self.counters;
+        counters.lookup_times.note(began.elapsed());
         add(&counters.lookups, 1);
         add(&counters.lookup_chunks, keys.len() as u64);
         let counter = match &found {
@@ -501,6 +503,8 @@ impl ControlPlane {
             busy: read(&counters.busy),
             lookup_chunks: read(&counters.lookup_chunks),
             hit_chunks: read(&counters.hit_chunks),
+            lookup_times: counters.lookup_times.times(),
+            dead_threads: self.disk.as_ref().map(DiskPlane::dead_threads).unwrap_or_default(),
             memory: self.memory.as_ref().map(MemoryPlane::stats),
             disk: self.disk.as_ref().map(DiskPlane::stats).unwrap_or_default(),
             remote: self.remote.as_ref().map(RemotePlane::stats),

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::disk::Shared;
 use super::remote::RemoteStats;
 use crate::catalog::BLOCK_BYTES;
+use crate::histogram::{Histogram, Times};
+use crate::tier::disk::namespaces::hex;
 
 /// What is counted of lookups and plans, over all tiers.
 #[derive(Default)]
@@ -16,6 +18,7 @@ pub(super) struct Counters {
     pub(super) busy: AtomicU64,
     pub(super) hit_chunks: AtomicU64,
     pub(super) lookup_chunks: AtomicU64,
+    pub(super) lookup_times: Histogram,
 }
 
 /// What is counted of the disk tier.
@@ -47,6 +50,10 @@ pub struct ControlStats {
     pub lookup_chunks: u64,
     /// Chunks found in lookups.
     pub hit_chunks: u64,
+    /// How long each lookup took.
+    pub lookup_times: Times,
+    /// Threads that died of a panic.
+    pub dead_threads: Vec<String>,
     /// The memory tier, if there is one.
     pub memory: Option<MemoryStats>,
     /// The disk tier; zeros without one.
@@ -95,8 +102,8 @@ pub struct DiskStats {
     pub io_failed: u64,
     /// Times the journal could not be written.
     pub journal_errors: u64,
-    /// Whether stores are refused because the journal cannot be written now.
-    pub degraded: bool,
+    /// Why stores are refused now, if they are.
+    pub degraded: Option<&'static str>,
     /// Plans and lookups that are open.
     pub open_tickets: u64,
     /// Journal records that death had interrupted, found at the start.
@@ -105,7 +112,25 @@ pub struct DiskStats {
     pub rebuilt: Option<String>,
     /// Whether data goes past the page cache, on all drives.
     pub direct_io: bool,
+    /// The namespaces that take most of it, the largest first.
+    pub namespaces: Vec<NamespaceStats>,
 }
+
+/// What a namespace takes of a tier.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceStats {
+    /// What its keys begin with, in hexadecimal digits.
+    pub id: String,
+    /// Its model, where that was noted.
+    pub model: Option<String>,
+    /// Chunks that are there.
+    pub chunks: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+}
+
+/// Namespaces that are shown.
+const NAMESPACES_SHOWN_MAX: usize = 20;
 
 /// Counts something.
 pub(super) fn add(counter: &AtomicU64, by: u64) {
@@ -134,13 +159,29 @@ impl DiskStats {
             corrupt: read(&counters.corrupt),
             io_failed: read(&counters.io_failed),
             journal_errors: read(&counters.journal_errors),
-            degraded: counters.journal_failing.load(Ordering::Relaxed)
-                || state.journal_stands()
-                || state.journal_is_behind(&shared.directory),
+            degraded: if counters.journal_failing.load(Ordering::Relaxed) {
+                Some("the journal cannot be written, so nothing is stored: see the log for the error")
+            } else if state.journal_stands() {
+                Some("the file system of the first directory does not answer, so nothing is stored")
+            } else if state.journal_is_behind(&shared.directory) {
+                Some("stores come faster than the journal's checkpoints are written, and wait for them")
+            } else {
+                None
+            },
             open_tickets: state.catalog.open_tickets() as u64,
             journal_interrupted: shared.interrupted,
             rebuilt: shared.rebuilt.clone(),
             direct_io: shared.data.is_direct(),
+            namespaces: state
+                .catalog
+                .namespaces(NAMESPACES_SHOWN_MAX)
+                .into_iter()
+                .map(|(id, sum)| {
+                    let id = hex(&id);
+                    let model = shared.models.get().and_then(|models| models.get(&id)).cloned();
+                    NamespaceStats { id, model, chunks: sum.chunks, bytes: sum.bytes }
+                })
+                .collect(),
         }
     }
 }

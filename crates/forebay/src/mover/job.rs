@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use super::memory::{Sink, Source};
+use super::meter::{Meter, Metered, Way};
 use crate::catalog::{ChunkRecord, Plan};
 use crate::error::Result;
 use crate::outcome::Reason;
@@ -18,11 +19,15 @@ pub type Verdict = Result<(), Reason>;
 type AnswerFn = Box<dyn FnOnce(Plan, Verdict) + Send>;
 
 /// A plan that must be answered; left unanswered (a panic, a lost thread) it answers for itself.
-pub(super) struct Open(Option<(Plan, AnswerFn)>);
+pub(super) struct Open {
+    plan: Option<(Plan, AnswerFn)>,
+    /// Counts the end, once a mover has taken the job.
+    metered: Option<Metered>,
+}
 
 impl Open {
     pub(super) fn record(&self) -> ChunkRecord {
-        self.0.as_ref().expect("not answered yet").0.record
+        self.plan.as_ref().expect("not answered yet").0.record
     }
 
     pub(super) fn answer(mut self, verdict: Verdict) {
@@ -30,7 +35,10 @@ impl Open {
     }
 
     fn give(&mut self, verdict: Verdict) {
-        if let Some((plan, answer)) = self.0.take() {
+        if let Some((plan, answer)) = self.plan.take() {
+            if let Some(metered) = self.metered.take() {
+                metered.end(&verdict);
+            }
             answer(plan, verdict);
         }
     }
@@ -76,7 +84,7 @@ impl<M: ?Sized> Job<M> {
     ) -> Self {
         let watched = Arc::clone(batch);
         Self {
-            open: Open(Some((plan, Box::new(answer)))),
+            open: Open { plan: Some((plan, Box::new(answer))), metered: None },
             cancelled: Box::new(move || watched.is_cancelled()),
             lent: Lent { memory, _touch: Box::new(batch.touch()) },
             kept: None,
@@ -88,6 +96,12 @@ impl<M: ?Sized> Job<M> {
     #[must_use]
     pub fn keeping(mut self, kept: Option<ChunkRecord>) -> Self {
         self.kept = kept;
+        self
+    }
+
+    /// Has it counted, from now on.
+    pub(super) fn metered(mut self, meter: &Arc<Meter>, way: Way) -> Self {
+        self.open.metered = Some(meter.begin(way, self.open.record(), self.kept));
         self
     }
 

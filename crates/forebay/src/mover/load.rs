@@ -269,7 +269,6 @@ impl Loading {
             // SAFETY: there is a plan to write it, answered below.
             unsafe { kept.seal(verdict.is_ok()) };
         }
-        shared.counters.loaded(record.length, &verdict);
         match (shared.remote_of(&record), &verdict) {
             // If one of its parts has gone, its end may still be there.
             (Ok(Some(remote)), Err(Reason::Corrupt(_) | Reason::NotThere)) => {

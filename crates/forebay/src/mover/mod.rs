@@ -29,6 +29,7 @@ mod held;
 mod job;
 mod load;
 mod memory;
+mod meter;
 mod pages;
 mod stepped;
 mod store;
@@ -46,9 +47,13 @@ use held::Held;
 pub use job::{Job, LoadJob, StoreJob, Verdict};
 use load::Asked;
 pub use memory::{Observer, PIECE_BYTES, Sink, Source, drain_to, fill_from};
+pub use meter::{LoadUnderWay, TierTraffic, WayStats};
+use meter::{Meter, Way};
 pub use pages::{Region, Regions};
 use stored::Stored;
 use watch::Watch;
+
+use serde::{Deserialize, Serialize};
 
 use crate::catalog::{BLOCK_BYTES, ChunkRecord, Plan};
 use crate::config::{Config, DiskSync, OnBusy};
@@ -71,13 +76,17 @@ use crate::tier::remote::objects::Fault;
 const DRAIN_MAX: Duration = Duration::from_hours(24);
 
 /// Figures of a mover.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MoverStats {
     /// The staging buffer.
     pub staging: Usage,
-    /// Payload bytes written.
+    /// What went to and from each tier, in the order of [`Tier::ALL`].
+    pub traffic: [TierTraffic; Tier::ALL.len()],
+    /// Loads under way, the oldest first; not more than can be shown.
+    pub loads_under_way: Vec<LoadUnderWay>,
+    /// Payload bytes written to disk and remote store.
     pub written_bytes: u64,
-    /// Payload bytes read and found right.
+    /// Payload bytes read from there and found right.
     pub read_bytes: u64,
     /// Chunks waiting to be written.
     pub queued_stores: u64,
@@ -93,20 +102,18 @@ pub struct MoverStats {
     pub io_errors: u64,
     /// Loads that a device did not answer in time.
     pub timed_out: u64,
+    /// Its threads that died of a panic.
+    pub dead_threads: Vec<String>,
     /// Whether transfers go past the page cache.
     pub direct_io: bool,
     /// How chunks are moved: `io_uring` or `threads`; `io_uring (dead)` if the ring has failed, and nothing goes to or comes
     /// from the disk until the next start.
-    pub io_engine: &'static str,
+    pub io_engine: String,
 }
 
 #[derive(Default)]
 struct Counters {
-    written_bytes: AtomicU64,
-    read_bytes: AtomicU64,
     busy: AtomicU64,
-    corrupt: AtomicU64,
-    io_errors: AtomicU64,
     timed_out: AtomicU64,
 }
 
@@ -137,6 +144,7 @@ struct Shared {
     store_patience: Duration,
     sync_each: bool,
     counters: Counters,
+    meter: Arc<Meter>,
 }
 
 impl Mover {
@@ -195,6 +203,7 @@ impl Mover {
             store_patience: config.store_timeout,
             sync_each: config.disk_sync == DiskSync::Always,
             counters: Counters::default(),
+            meter: Arc::default(),
         });
         let mover =
             Self { shared, pumps: Crew::default(), watcher: Crew::default(), closed: AtomicBool::new(false) };
@@ -226,7 +235,7 @@ impl Mover {
 
     /// Takes a chunk to be written. Returns at once; the job is answered, here if it cannot be taken.
     pub fn store(&self, job: StoreJob) {
-        self.shared.take(&self.shared.stores, job);
+        self.shared.take(&self.shared.stores, job, Way::Store);
     }
 
     /// Takes a chunk to be read. Returns at once; the job is answered, here if it cannot be taken.
@@ -235,8 +244,8 @@ impl Mover {
         match (job.open.record().tier(), &shared.memory) {
             // Another mover's: here is nobody who would take it up.
             (Tier::Memory, None) => job.refuse(no_memory_tier()),
-            (Tier::Memory, Some(_)) => shared.take(&shared.recalls, job),
-            (Tier::Disk | Tier::Remote, _) => shared.take(&shared.loads, job),
+            (Tier::Memory, Some(_)) => shared.take(&shared.recalls, job, Way::Load),
+            (Tier::Disk | Tier::Remote, _) => shared.take(&shared.loads, job, Way::Load),
         }
     }
 
@@ -257,7 +266,7 @@ impl Mover {
                     Tier::Disk | Tier::Remote => &shared.copies,
                 };
                 let answer = move |to, verdict| answer(from, to, verdict);
-                shared.take(queue, Job::new(&batch, to, source, answer));
+                shared.take(queue, Job::new(&batch, to, source, answer), Way::Store);
             }
             Err(reason) => answer(from, to, Err(reason)),
         }
@@ -287,20 +296,35 @@ impl Mover {
     pub fn stats(&self) -> MoverStats {
         let shared = &self.shared;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let meter = &shared.meter;
         MoverStats {
             staging: shared.staging.usage(),
-            written_bytes: read(&shared.counters.written_bytes),
-            read_bytes: read(&shared.counters.read_bytes),
+            written_bytes: meter.bytes_behind_memory(Way::Store),
+            read_bytes: meter.bytes_behind_memory(Way::Load),
+            traffic: Tier::ALL.map(|tier| meter.traffic(tier)),
+            loads_under_way: meter.loads_under_way(),
             queued_stores: shared.stores.len() as u64,
             queued_loads: (shared.loads.len() + shared.recalls.len()) as u64,
             queued_copies: (shared.copies.len() + shared.carries.len()) as u64,
             busy: read(&shared.counters.busy),
-            corrupt: read(&shared.counters.corrupt),
-            io_errors: read(&shared.counters.io_errors),
+            corrupt: meter.failures(Way::Load, "corrupt"),
+            io_errors: meter.failures(Way::Store, "io") + meter.failures(Way::Load, "io"),
             timed_out: read(&shared.counters.timed_out),
+            dead_threads: self.dead_threads(),
             direct_io: shared.engine.started().is_some_and(|started| started.files.is_direct()),
-            io_engine: shared.engine.started().map_or("not started", |started| started.engine.name()),
+            io_engine: shared
+                .engine
+                .started()
+                .map_or("not started", |started| started.engine.name())
+                .to_owned(),
         }
+    }
+
+    fn dead_threads(&self) -> Vec<String> {
+        let engine = self.shared.engine.started().map(|started| started.engine.dead_threads());
+        let remote = self.shared.remote.as_ref().map(|remote| remote.dead_threads());
+        let own = [self.pumps.dead(), self.watcher.dead()];
+        own.into_iter().chain(engine).chain(remote).flatten().collect()
     }
 
     /// The memory that all parts cross, for an engine whose device wants to know it beforehand.
@@ -354,8 +378,8 @@ fn no_memory_tier() -> Reason {
 }
 
 impl Shared {
-    fn take<M: ?Sized>(&self, queue: &JobQueue<Job<M>>, job: Job<M>) {
-        match queue.push(job) {
+    fn take<M: ?Sized>(&self, queue: &JobQueue<Job<M>>, job: Job<M>, way: Way) {
+        match queue.push(job.metered(&self.meter, way)) {
             Ok(()) => {}
             Err(NotTaken::Full(job)) => {
                 self.counters.busy.fetch_add(1, Ordering::Relaxed);
@@ -365,8 +389,10 @@ impl Shared {
         }
     }
 
-    /// Serves a queue until it is closed and empty. A panic costs its job only.
+    /// Serves a queue until it is closed and empty. A panic costs its job only; should the thread die nevertheless, what
+    /// waits and what comes is refused.
     fn pump<M: ?Sized>(self: &Arc<Self>, queue: &JobQueue<Job<M>>, serve: fn(&Arc<Self>, Job<M>)) {
+        let _serving = Serving(queue);
         while let Some(job) = queue.pop() {
             self.serve(job, serve);
         }
@@ -471,6 +497,18 @@ impl Shared {
     }
 }
 
+/// A thread that serves a queue.
+struct Serving<'a, M: ?Sized>(&'a JobQueue<Job<M>>);
+
+impl<M: ?Sized> Drop for Serving<'_, M> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close();
+            self.0.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Abandoned));
+        }
+    }
+}
+
 impl From<&Fault> for Reason {
     fn from(fault: &Fault) -> Self {
         match fault {
@@ -478,25 +516,6 @@ impl From<&Fault> for Reason {
             Fault::OtherLength(_) => Self::Corrupt(Corruption::Truncated),
             fault => Self::Remote(fault.to_string()),
         }
-    }
-}
-
-impl Counters {
-    fn stored(&self, length: u32, verdict: &Verdict) {
-        match verdict {
-            Ok(()) => self.written_bytes.fetch_add(u64::from(length), Ordering::Relaxed),
-            Err(Reason::Io(_)) => self.io_errors.fetch_add(1, Ordering::Relaxed),
-            Err(_) => 0,
-        };
-    }
-
-    fn loaded(&self, length: u32, verdict: &Verdict) {
-        match verdict {
-            Ok(()) => self.read_bytes.fetch_add(u64::from(length), Ordering::Relaxed),
-            Err(Reason::Corrupt(_)) => self.corrupt.fetch_add(1, Ordering::Relaxed),
-            Err(Reason::Io(_)) => self.io_errors.fetch_add(1, Ordering::Relaxed),
-            Err(_) => 0,
-        };
     }
 }
 

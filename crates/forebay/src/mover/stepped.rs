@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use super::meter::Meter;
 use super::watch::Watch;
 use super::{Counters, Mover, Shared};
 use crate::crew::Crew;
@@ -43,6 +44,7 @@ impl Mover {
             store_patience: Duration::ZERO,
             sync_each,
             counters: Counters::default(),
+            meter: Arc::<Meter>::default(),
         });
         Self { shared, pumps: Crew::default(), watcher: Crew::default(), closed: AtomicBool::new(false) }
     }

@@ -257,7 +257,6 @@ impl Storing {
                 shared.sync_if_each(&record).map_err(|error| why(&error))
             }
         };
-        shared.counters.stored(record.length, &verdict);
         open.into_inner().answer(verdict);
     }
 }

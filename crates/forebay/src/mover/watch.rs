@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::crash_points::turn;
+
 /// What is watched, until somebody takes it.
 pub(super) struct Cell<T>(Arc<Mutex<Content<T>>>);
 
@@ -81,6 +83,7 @@ impl<T> Watch<T> {
     pub(super) fn keep(&self, give_up: impl Fn(T)) {
         let mut state = self.state.lock();
         while !state.closed {
+            turn();
             match state.watched.front().map(|(deadline, _)| *deadline) {
                 None => self.changed.wait(&mut state),
                 Some(deadline) if Instant::now() < deadline => {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
 
 use crate::catalog::BLOCK_BYTES;
 use crate::error::Result;
@@ -106,7 +107,7 @@ impl Line {
 }
 
 /// Slots in use, for people and tests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Slots there are.
     pub slots: u32,

@@ -7,7 +7,7 @@ use super::super::stats::add;
 use super::{Shared, State};
 use crate::catalog::ChunkRecord;
 use crate::config::DiskSync;
-use crate::crash_points::{Point, pass};
+use crate::crash_points::{Point, pass, turn};
 use crate::error::{Error, Result};
 use crate::tier::disk::home::HomeFile;
 use crate::tier::disk::journal::{SEGMENT_RECORDS, sync_segment, write_checkpoint};
@@ -77,6 +77,7 @@ impl Shared {
             if errands.sync.is_some() {
                 synced_at = Instant::now();
             }
+            turn();
             if !self.run(&errands) {
                 self.pause();
             }

@@ -12,8 +12,9 @@
 mod keeper;
 mod recorder;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
@@ -32,6 +33,7 @@ use crate::outcome::{LoadStatus, Reason};
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::disk::directory::{Directory, Opened, Settings};
 use crate::tier::disk::journal::Journal;
+use crate::tier::disk::namespaces::described;
 use crate::tier::disk::stock::Stock;
 
 /// See the module's documentation.
@@ -62,6 +64,8 @@ pub(super) struct Shared {
     pub(super) counters: DiskCounters,
     pub(super) interrupted: u64,
     pub(super) rebuilt: Option<String>,
+    /// The model of each namespace, by what its keys begin with, where that was noted.
+    pub(super) models: OnceLock<HashMap<String, String>>,
 }
 
 /// How far the end of a control plane has come.
@@ -143,6 +147,9 @@ impl DiskPlane {
         }
         let data = DataFiles::open(opened.directory.data_paths(), settings.direct_io)?;
         let plane = Self::stepped(opened, data, config.disk_sync, Box::new(now_ms));
+        let described = described(plane.shared.directory.path()).into_iter();
+        let models = described.filter_map(|(id, mut fields)| Some((id, fields.remove("model")?)));
+        let _ = plane.shared.models.set(models.collect());
         plane.start(RECORD_PATIENCE)?;
         Ok(plane)
     }
@@ -187,6 +194,7 @@ impl DiskPlane {
             counters: DiskCounters::default(),
             interrupted,
             rebuilt,
+            models: OnceLock::new(),
         });
         Self { shared, keeper: Crew::default(), writer: Crew::default() }
     }
@@ -196,6 +204,11 @@ impl DiskPlane {
         let errands = self.shared.state.lock().errands(self.shared.disk_sync);
         self.shared.run(&errands);
         errands.are_any()
+    }
+
+    /// Its threads that died of a panic.
+    pub(super) fn dead_threads(&self) -> Vec<String> {
+        [self.keeper.dead(), self.writer.dead()].concat()
     }
 
     /// Shows the catalog.

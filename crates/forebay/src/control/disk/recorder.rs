@@ -22,6 +22,7 @@ use super::super::stats::add;
 use super::{Phase, Shared, State};
 use crate::catalog::{ChunkRecord, Entry, Ticket};
 use crate::config::DiskSync;
+use crate::crash_points::turn;
 use crate::tier::disk::journal::Append;
 
 /// The longest that entries are waited for. A system that keeps them in memory for a while takes microseconds, one that
@@ -230,6 +231,7 @@ impl Shared {
                 self.handed_over.wait(&mut state);
                 continue;
             }
+            turn();
             let writing = self.begin(&mut state);
             let outcome = MutexGuard::unlocked(&mut state, || writing.write());
             self.end(&mut state, writing, outcome);

@@ -100,6 +100,11 @@ pub trait IoEngine: Send + Sync {
 
     /// A stable short name of how it does that, or that it does not any more.
     fn name(&self) -> &'static str;
+
+    /// Its threads that died of a panic.
+    fn dead_threads(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// How a mover comes to its data files.

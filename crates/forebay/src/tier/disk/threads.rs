@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::data_files::DataFiles;
 use super::engine::{self, Direction, IoEngine, Transfer};
 use super::schedule::{Limits, Piece, Schedule};
+use crate::crash_points::turn;
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
 
@@ -77,6 +78,10 @@ impl IoEngine for ThreadEngine {
         self.crew.join(deadline);
     }
 
+    fn dead_threads(&self) -> Vec<String> {
+        self.crew.dead()
+    }
+
     fn name(&self) -> &'static str {
         "threads"
     }
@@ -92,6 +97,7 @@ impl Shared {
     fn work(&self) {
         let mut state = self.state.lock();
         loop {
+            turn();
             if let Some(piece) = state.schedule.next() {
                 drop(state);
                 // There may be more, for the others.

@@ -26,6 +26,7 @@ use super::data_files::DataFiles;
 use super::engine::{self, Direction, Finish, IoEngine, Rest, Transfer};
 use super::schedule::{Ended, Limits, Piece, Schedule};
 use crate::catalog::DRIVES_MAX;
+use crate::crash_points::turn;
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::{Error, Result};
 use crate::queue::JobQueue;
@@ -193,6 +194,10 @@ impl IoEngine for UringEngine {
         self.crew.join(deadline);
     }
 
+    fn dead_threads(&self) -> Vec<String> {
+        self.crew.dead()
+    }
+
     fn name(&self) -> &'static str {
         match self.shared.inbox.lock().phase {
             Phase::Dead => "io_uring (dead)",
@@ -219,6 +224,7 @@ impl Shared {
         let mut untold: Vec<Ended> = Vec::new();
         let enough = if ring.kernel.params().is_feature_ext_arg() { ENOUGH } else { usize::MAX };
         loop {
+            turn();
             let (new, closed) = {
                 let mut inbox = self.inbox.lock();
                 // Whoever submits from here on rings; the bell is heard in `wait`, also if it rang before.

@@ -91,6 +91,11 @@ impl RemoteEngine {
         });
     }
 
+    /// Its threads that died of a panic.
+    pub(crate) fn dead_threads(&self) -> Vec<String> {
+        self.crew.dead()
+    }
+
     /// Ends the threads once all that was begun has been told, at the latest by `deadline`.
     pub(crate) fn shutdown(&self, deadline: Instant) {
         self.client.shutdown(deadline);

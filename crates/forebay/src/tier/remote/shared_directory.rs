@@ -22,6 +22,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::library::INCOMING;
 use super::objects::{Answer, Objects};
+use crate::crash_points::turn;
 use crate::crew::Crew;
 use crate::error::{Error, Result};
 
@@ -242,6 +243,11 @@ impl Trimmer {
         Ok(Self { crew, shared })
     }
 
+    /// Its thread, if that died of a panic.
+    pub fn dead_threads(&self) -> Vec<String> {
+        self.crew.dead()
+    }
+
     /// Trims now, or again if it is at it.
     pub fn trim_soon(&self) {
         self.shared.state.lock().is_due = true;
@@ -284,6 +290,7 @@ impl Drop for Trimmer {
 fn keep(shared: &Shared, root: &Path, capacity_bytes: u64, period: Duration) {
     let mut state = shared.state.lock();
     while !state.closed {
+        turn();
         state.is_due = false;
         let trimmed = parking_lot::MutexGuard::unlocked(&mut state, || trim(root, capacity_bytes));
         if let Err(error) = &trimmed {
