@@ -1,0 +1,18 @@
+//! What a Forebay cache does, seen over HTTP: metrics for Prometheus, health, and a page to look at.
+//!
+//! Promises: whoever asks sees one moment's figures, and the same ones on each path; nothing that is asked changes
+//! anything; a client that is slow, or sends anything at all, costs nobody but itself, and the cache nothing.
+//!
+//! Assumes that whoever is asked for [`Figures`] answers at once.
+//!
+//! [`figures`] is what is seen, [`health`] what it means, [`metrics`] and [`now`] are its two forms, [`server`] says
+//! them.
+
+pub mod figures;
+pub mod health;
+pub mod metrics;
+pub mod now;
+pub mod server;
+
+pub use figures::{Figures, Watched, Worker};
+pub use server::Server;

@@ -1,0 +1,97 @@
+//! Guarantee 9, and that it is seen: a background thread that dies turns health red within a second, and whoever uses the
+//! cache goes on, if without it.
+
+use std::time::{Duration, Instant};
+
+use forebay::Value;
+use forebay::crash_points::kill_thread;
+
+mod support;
+use support::{Watched, get, load, prompt, store, watched};
+
+/// From a thread's death until health is red.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
+/// What one prompt's lookup, store and load may take on a cache of which a part is dead: the journal's writer is waited for
+/// two seconds.
+const ONE_PROMPT_MAX: Duration = Duration::from_secs(20);
+
+fn names(watched: &Watched) -> String {
+    let health: serde_json::Value = serde_json::from_str(&get(&watched.server, "/healthz").body).unwrap();
+    health["threads_dead"].to_string()
+}
+
+/// Has the thread die, with work to wake it.
+fn kill(watched: &Watched, name: &str) {
+    kill_thread(name);
+    let begun = Instant::now();
+    let mut asked = None;
+    for number in 0.. {
+        let keys = prompt(1000 + number, 2);
+        store(&watched.cache, &keys, None);
+        load(&watched.cache, &keys);
+        if names(watched).contains(name) {
+            break;
+        }
+        // It has had its turn by now, or will at its next interval.
+        let since = *asked.get_or_insert_with(Instant::now);
+        assert!(since.elapsed() < Duration::from_secs(30), "{name} did not die in {:?}", begun.elapsed());
+    }
+}
+
+fn a_death_is_seen_and_inference_goes_on(name: &str, engine: &str) {
+    let values = [
+        ("disk_io_engine", Value::from(engine)),
+        ("disk_sync", 0.02.into()),
+        ("load_timeout_s", 2.into()),
+        ("store_timeout_s", 2.into()),
+    ];
+    let watched = watched(64 << 20, values);
+    let before = prompt(1, 4);
+    store(&watched.cache, &before, None);
+    assert_eq!(get(&watched.server, "/healthz").status, 200, "{name}");
+    kill(&watched, name);
+    let dead = Instant::now();
+    while get(&watched.server, "/healthz").status != 503 {
+        assert!(dead.elapsed() < SEEN_WITHIN, "{name} is dead and nobody says so");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let body = get(&watched.server, "/healthz").body;
+    assert!(body.contains(name), "{body}");
+    assert!(get(&watched.server, "/metrics").body.contains("forebay_dead_threads 1"), "{name}");
+
+    // Whoever uses it is answered, in time.
+    for number in 0..5 {
+        let began = Instant::now();
+        let keys = prompt(2000 + number, 3);
+        let chunks = watched.cache.lookup(&keys).chunks();
+        assert_eq!(chunks, 0);
+        store(&watched.cache, &keys, None);
+        load(&watched.cache, &before);
+        assert!(began.elapsed() < ONE_PROMPT_MAX, "{name}: {:?}", began.elapsed());
+    }
+    let began = Instant::now();
+    watched.cache.close(Duration::from_secs(1));
+    assert!(began.elapsed() < Duration::from_secs(40), "{name}: closing took {:?}", began.elapsed());
+}
+
+/// One after the other: threads of all caches of a process have the same names.
+#[test]
+fn g9_each_threads_death_is_seen_and_inference_goes_on() {
+    let all = ["forebay-stores", "forebay-loads", "forebay-watch", "forebay-keeper", "forebay-journal"];
+    for name in all {
+        a_death_is_seen_and_inference_goes_on(name, "threads");
+    }
+    a_death_is_seen_and_inference_goes_on("forebay-io-0", "threads");
+    if forebay_has_uring() {
+        for name in ["forebay-ring", "forebay-stored", "forebay-loaded"] {
+            a_death_is_seen_and_inference_goes_on(name, "io_uring");
+        }
+    }
+}
+
+/// Whether this machine has it: where it is forbidden there are no such threads.
+fn forebay_has_uring() -> bool {
+    let watched = watched(16 << 20, []);
+    store(&watched.cache, &prompt(1, 1), None);
+    watched.cache.stats().mover.io_engine == "io_uring"
+}
