@@ -114,6 +114,9 @@ class Cache:
         on_complete: Callable[[bytes, LoadOutcome], object] | None = None,
     ) -> Handle: ...
     def stats(self) -> dict[str, Any]: ...
+    @property
+    def http_address(self) -> str | None:
+        """Where metrics, health and the page are shown (`http_listen`); None where they are not."""
     def close(self, timeout: float = 10.0) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -156,6 +159,11 @@ class ControlPlane:
         False when that message was finished before. After "written" returns True the chunk is committed, unless home's
         file system stands: then it is committed when that has written it down, if it can."""
     def stats(self) -> dict[str, Any]: ...
+    def note_mover(self, worker: int, figures: bytes) -> None:
+        """Notes what the mover of this number said of itself (`Mover.figures`), to be shown over HTTP."""
+    @property
+    def http_address(self) -> str | None:
+        """Where metrics, health and the page are shown (`http_listen`); None where they are not."""
     def close(self) -> None: ...
 
 class Source(Protocol):
@@ -221,5 +229,7 @@ class Mover:
         """From disk to the remote store. `Transfer.poll` names what was read, with "copied", "miss" or "failed"."""
     def staging_memory(self) -> tuple[int, int]:
         """Address and length of the memory that all views of sources and sinks lie in, to be pinned."""
+    def figures(self) -> bytes:
+        """What it says of itself, for `ControlPlane.note_mover`."""
     def stats(self) -> dict[str, Any]: ...
     def close(self, timeout: float = 10.0) -> None: ...

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from redis_server import RedisServer
 
 ENGINE = Path(__file__).with_name("vllm_engine.py")
@@ -185,7 +186,11 @@ def test_g1_g6_two_ranks_answer_from_disk_and_compute_what_one_of_them_lost(mode
     directory = tmp_path / "kv"
     directory.mkdir()
     step = {"prompts": OTHER, "forebay": options(directory), "tensor_parallel": 2}
-    [cold, warm], _ = run_engine(model, step, step)
+    shown = {**step, "forebay": options(directory, http_listen=free_port())}
+    [cold, warm], _ = run_engine(model, step, shown)
+    now = warm["now"]
+    assert {mover["worker"] for mover in now["movers"]} <= {0, 1} and now["movers"], "each says what it does"
+    assert now["lookups"]["hit"] > 0 and now["tiers"][0]["chunks"] == 2 * 3 and now["health"]["live"]
     assert cold["cached"] == {"other": 0} and cold["stats"]["connector_chunks_stored"] == 2 * 3
     assert_same_tokens(warm, cold["tokens"])
     assert warm["cached"] == {"other": 3 * CHUNK_TOKENS} and warm["stats"]["connector_chunks_loaded"] == 2 * 3

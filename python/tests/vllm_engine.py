@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,9 @@ def run(step: dict[str, Any], model: str) -> dict[str, Any]:
             # Of several workers each is in a process of its own.
             here = get_kv_transfer_group().stats() if has_kv_transfer_group() else {}
             seen["stats"] = {**connector.stats(), **here}
+    if (port := (step.get("forebay") or {}).get("http_listen")) is not None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/now", timeout=60) as answer:
+            seen["now"] = json.load(answer)
     core.shutdown()
     if guard is not None:
         with contextlib.suppress(forebay.Error):

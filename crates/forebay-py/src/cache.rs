@@ -1,10 +1,11 @@
 //! `forebay.Cache` and `forebay.Lookup`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use forebay::cache::{OnLoaded, OnStored};
 use forebay::mover::{Sink, Source};
+use forebay_watch::Server;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -57,6 +58,7 @@ impl Lookup {
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct Cache {
     cache: Mutex<Option<Arc<forebay::Cache>>>,
+    server: Mutex<Option<Server>>,
 }
 
 impl Cache {
@@ -82,8 +84,9 @@ impl Cache {
         let cache = py.detach(|| forebay::Cache::open(config, chunk_bytes, namespace));
         let cache = Arc::new(cache.map_err(|error| raise(py, &error))?);
         let weak = Arc::downgrade(&cache);
+        let server = py.detach(|| Server::start_as_configured(config, Arc::new(Weak::clone(&weak))));
         at_exit(weak, forebay::Cache::close);
-        Ok(Self { cache: Mutex::new(Some(cache)) })
+        Ok(Self { cache: Mutex::new(Some(cache)), server: Mutex::new(server) })
     }
 
     /// Stores chunks from any contiguous readable buffers; returns at once. Leave the buffers alone until it is done.
@@ -146,12 +149,20 @@ impl Cache {
         Ok(out)
     }
 
+    /// Where metrics, health and the page are shown (`http_listen`); None where they are not.
+    #[getter]
+    fn http_address(&self) -> Option<String> {
+        self.server.lock().as_ref().map(|server| server.address().to_string())
+    }
+
     /// Finishes what is under way for at most `timeout` seconds, ends the rest, and closes. Once is enough.
     #[pyo3(signature = (timeout=10.0))]
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout = seconds(py, Some(timeout))?.unwrap_or(Duration::MAX / 4);
         let cache = self.cache.lock().take();
+        let server = self.server.lock().take();
         py.detach(|| {
+            drop(server);
             if let Some(cache) = cache {
                 cache.close(timeout);
             }
@@ -177,8 +188,9 @@ impl Cache {
 impl Drop for Cache {
     fn drop(&mut self) {
         // A thread of the cache may want the GIL to finish a callback: do not wait for it while holding it.
-        if let Some(cache) = self.cache.lock().take() {
-            Python::try_attach(|py| py.detach(|| drop(cache)));
+        let (cache, server) = (self.cache.lock().take(), self.server.lock().take());
+        if cache.is_some() || server.is_some() {
+            Python::try_attach(|py| py.detach(|| drop((server, cache))));
         }
     }
 }

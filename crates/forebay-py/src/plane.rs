@@ -1,17 +1,19 @@
 //! `forebay.ControlPlane` and `forebay.Mover`: the two halves, for an engine whose scheduler and workers are apart.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay::cache::load_status;
 use forebay::catalog::{PLAN_BYTES, Plan};
 use forebay::config::DirectIo;
 use forebay::control::{self, CopyStep, LoadPlan};
-use forebay::mover::{Batch, Job, Verdict};
+use forebay::mover::{Batch, Job, MoverStats, Verdict};
 use forebay::tier::disk::directory::open_data_files;
 use forebay::tier::disk::trailer::Corruption;
 use forebay::tier::remote::client::Client;
 use forebay::{ChunkKey, LoadStatus, Reason};
+use forebay_watch::{Figures, Server, Watched, Worker};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -25,6 +27,9 @@ use crate::items::{Items, Octets};
 use crate::keys::{Namespace, from_bytes, one};
 use crate::memory::{sink, source};
 use crate::stats;
+
+/// More workers than one control plane has.
+const WORKERS_MAX: u32 = 4096;
 
 /// Chunks that are looked at in one `plan_copies`: it is called in an engine's step.
 const COPY_STEPS_MAX: usize = 64;
@@ -82,14 +87,44 @@ fn decode_load(py: Python<'_>, message: &[u8]) -> PyResult<LoadPlan> {
 /// The deciding half.
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct ControlPlane {
-    control: control::ControlPlane,
+    control: Arc<control::ControlPlane>,
     chunk_bytes: u64,
+    workers: Arc<Workers>,
+    server: Mutex<Option<Server>>,
+}
+
+/// What movers in other processes said of themselves last, and when, by their number.
+type Workers = Mutex<BTreeMap<u32, (Instant, MoverStats)>>;
+
+/// What is seen of the two halves.
+struct Seen {
+    control: Weak<control::ControlPlane>,
+    workers: Arc<Workers>,
+}
+
+impl Watched for Seen {
+    fn figures(&self) -> Option<Figures> {
+        let control = self.control.upgrade()?.stats();
+        let worker = |(&number, (noted, stats)): (&u32, &(Instant, MoverStats))| Worker {
+            number,
+            age: noted.elapsed(),
+            stats: stats.clone(),
+        };
+        Some(Figures { control, workers: self.workers.lock().iter().map(worker).collect() })
+    }
 }
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
         // It writes a checkpoint: nobody else in the interpreter has to wait for that.
-        Python::try_attach(|py| py.detach(|| self.control.close()));
+        Python::try_attach(|py| py.detach(|| self.end()));
+    }
+}
+
+impl ControlPlane {
+    fn end(&self) {
+        drop(self.server.lock().take());
+        self.control.close();
     }
 }
 
@@ -109,7 +144,11 @@ impl ControlPlane {
             config.staging_shape(chunk_bytes)?;
             control::ControlPlane::open(config, chunk_bytes, namespace)
         });
-        Ok(Self { control: control.map_err(|error| raise(py, &error))?, chunk_bytes })
+        let control = Arc::new(control.map_err(|error| raise(py, &error))?);
+        let workers = Arc::<Workers>::default();
+        let seen = Seen { control: Arc::downgrade(&control), workers: Arc::clone(&workers) };
+        let server = py.detach(|| Server::start_as_configured(config, Arc::new(seen)));
+        Ok(Self { control, chunk_bytes, workers, server: Mutex::new(server) })
     }
 
     /// How much of a prompt is there; with `settle`, as far as is known now, without asking a remote store.
@@ -269,9 +308,29 @@ impl ControlPlane {
         Ok(out)
     }
 
+    /// Notes what the mover of this number said of itself (`Mover.figures`), to be shown.
+    fn note_mover(&self, py: Python<'_>, worker: u32, figures: &[u8]) -> PyResult<()> {
+        if worker >= WORKERS_MAX {
+            return Err(argument(
+                py,
+                format!("there is no worker {worker}: they are numbered from 0 to {}", WORKERS_MAX - 1),
+            ));
+        }
+        let stats = serde_json::from_slice(figures)
+            .map_err(|_| argument(py, "these are no figures of a mover of this version"))?;
+        self.workers.lock().insert(worker, (Instant::now(), stats));
+        Ok(())
+    }
+
+    /// Where metrics, health and the page are shown (`http_listen`); None where they are not.
+    #[getter]
+    fn http_address(&self) -> Option<String> {
+        self.server.lock().as_ref().map(|server| server.address().to_string())
+    }
+
     /// Writes a checkpoint and takes no more plans.
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.control.close());
+        py.detach(|| self.end());
     }
 }
 
@@ -429,6 +488,12 @@ impl Mover {
     fn staging_memory(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
         let (start, len) = self.open_mover(py)?.staging_memory();
         Ok((start.as_ptr() as usize, len))
+    }
+
+    /// What it says of itself, for `ControlPlane.note_mover`.
+    fn figures<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let figures = serde_json::to_vec(&self.open_mover(py)?.stats());
+        Ok(PyBytes::new(py, &figures.map_err(|error| argument(py, error.to_string()))?))
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -59,7 +59,10 @@ class ForebayConnector(KVConnectorBase_V1):
             ranks = get_tp_group()
             index = worker_index(ranks.rank_in_group, ranks.world_size, get_pp_group().rank_in_group)
             self._worker = WorkerHalf(
-                index, lambda: forebay.Mover(settings.config, layout.chunk_bytes), self._incidents
+                index,
+                lambda: forebay.Mover(settings.config, layout.chunk_bytes),
+                self._incidents,
+                is_watched=settings.is_watched,
             )
             return
         for warning in settings.config.warnings:

@@ -82,7 +82,14 @@ class StepReport(KVConnectorWorkerMetadata):
     copies: list[CopyOutcome] = field(default_factory=list)
     broken: str = ""
     """Why a worker's mover cannot work, if one cannot."""
+    figures: dict[int, bytes] = field(default_factory=dict)
+    """What movers say of themselves, by worker, now and then."""
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> StepReport:
         assert isinstance(other, StepReport)
-        return StepReport(self.outcomes + other.outcomes, self.copies + other.copies, self.broken or other.broken)
+        return StepReport(
+            self.outcomes + other.outcomes,
+            self.copies + other.copies,
+            self.broken or other.broken,
+            self.figures | other.figures,
+        )

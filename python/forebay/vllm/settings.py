@@ -27,6 +27,8 @@ class Settings:
     """Whether there is a store that other instances may share."""
     lookup_wait_s: float
     """How long a request waits, from its first lookup that is still open, before what is known must do."""
+    is_watched: bool
+    """Whether what the cache does is shown over HTTP."""
     model_revision: str
     """What names the weights beyond the model's id; empty: found out from the model's files."""
 
@@ -48,5 +50,6 @@ def read_settings(extra_config: dict[str, Any], workers: int = 1) -> Settings:
         cache_salt=str(values.get("cache_salt") or ""),
         has_remote=values.get("remote_url") is not None,
         lookup_wait_s=float(values.get("lookup_wait_s", _DEFAULT_LOOKUP_WAIT_S)),
+        is_watched=values.get("http_listen") is not None,
         model_revision=revision,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ _LOAD_MAX_S = 60.0
 # While the engine has nothing to compute it would ask a thousand times a second; waiting here costs nobody
 # anything.
 _IDLE_WAIT_S = 0.003
+# How often a worker says what its mover does, if it is watched.
+_FIGURES_EVERY_S = 0.5
 # vLLM gives its workers five seconds to shut down before it kills them.
 _SHUTDOWN_WAIT_MAX_S = 4.0
 
@@ -75,9 +78,12 @@ class _Copies:
 
 
 class WorkerHalf:
-    def __init__(self, index: int, open_mover: Callable[[], forebay.Mover], incidents: Incidents) -> None:
+    def __init__(
+        self, index: int, open_mover: Callable[[], forebay.Mover], incidents: Incidents, is_watched: bool = False
+    ) -> None:
         """`index` is this worker's place among the engine's (`layout.worker_index`). `open_mover` is called once, when
-        the engine's memory is known: all staging memory is taken then."""
+        the engine's memory is known: all staging memory is taken then. With `is_watched` the mover's figures go to the
+        scheduler, who shows them."""
         self._index = index
         self._open_mover = open_mover
         self._mover: forebay.Mover | None = None
@@ -93,6 +99,8 @@ class WorkerHalf:
         self._copy_outcomes: list[CopyOutcome] = []
         self._failed_blocks: set[int] = set()
         self._farewell_folder: str | None = None
+        self._is_watched = is_watched
+        self._told_figures_at_s = -math.inf
 
     def register(self, pages: Pages) -> None:
         self._pages = pages
@@ -178,13 +186,21 @@ class WorkerHalf:
 
     def take_report(self) -> StepReport | None:
         broken = "" if self._told_broken else self._broken
-        if not self._outcomes and not self._copy_outcomes and not broken:
+        figures = self._figures_if_due()
+        if not self._outcomes and not self._copy_outcomes and not broken and not figures:
             return None
-        report = StepReport(self._outcomes, self._copy_outcomes, broken)
+        report = StepReport(self._outcomes, self._copy_outcomes, broken, figures)
         self._outcomes, self._copy_outcomes, self._told_broken = [], [], bool(self._broken)
         return report
 
     # Parts --------------------------------------------------------------------------------------------------
+
+    def _figures_if_due(self) -> dict[int, bytes]:
+        now_s = time.monotonic()
+        if not self._is_watched or self._mover is None or now_s - self._told_figures_at_s < _FIGURES_EVERY_S:
+            return {}
+        self._told_figures_at_s = now_s
+        return {self._index: self._mover.figures()}
 
     def _own(self, jobs: list[J]) -> list[J]:
         return [job for job in jobs if job.worker == self._index]
