@@ -1,21 +1,24 @@
 //! The command `forebay`: looks into a cache directory, checks it, explains a configuration, replays a trace,
-//! measures a drive.
+//! measures a drive, examines a machine.
 //!
 //! Promises: [`run`] never ends the process, never writes to a cache directory that it did not make, and gives an exit code that tells:
 //! 0 all right, 1 what was checked is not sound, 2 it could not be done (one line on standard error says why). What a
 //! command has to say stands on standard output, as a table for people or with `--json` for programs; progress and
 //! log lines go to standard error.
 //!
-//! One file or folder a command: `inspect`, `verify`, `config`, `replay`, `bench`. The first two look at a directory
-//! through `directory`; the last two work in a place of their own, made by `scratch`, and drive chunks through a cache
+//! One file or folder a command: `inspect`, `verify`, `config`, `replay`, `bench`, `doctor`; `help` has `completions` and
+//! `man`. The first two look at a directory
+//! through `directory`; `replay`, `bench` and `doctor` work in a place of their own, made by `scratch`, and the first two drive chunks through a cache
 //! by `stream`. `figures` writes sizes and ages the way people read them.
 
 mod bench;
 mod config;
 mod content;
 mod directory;
+mod doctor;
 mod figures;
 mod generate;
+mod help;
 mod inspect;
 mod process;
 mod quantiles;
@@ -28,7 +31,7 @@ mod verify;
 
 use std::io::{self, Write};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 /// What was asked for was done, and all is right.
 const RIGHT: u8 = 0;
@@ -58,6 +61,12 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Measure stores and loads on a drive beside what it gives a plain program
     Bench(bench::BenchArgs),
+    /// Examine a machine and a directory, and advise a configuration
+    Doctor(doctor::DoctorArgs),
+    /// Print completions for a shell
+    Completions(help::CompletionsArgs),
+    /// Print the manual page, or write those of all commands to a directory
+    Man(help::ManArgs),
 }
 
 /// Runs the program with these arguments, the first of which is its own name; gives its exit code.
@@ -77,6 +86,12 @@ pub fn run(arguments: Vec<String>) -> u8 {
         Command::Config(args) => config::run(args, &mut out).map(|()| RIGHT),
         Command::Replay(args) => replay::run(args, &mut out).map(|right| if right { RIGHT } else { UNSOUND }),
         Command::Bench(args) => bench::run(args, &mut out).map(|right| if right { RIGHT } else { UNSOUND }),
+        Command::Doctor(args) => doctor::run(args, &mut out).map(|good| if good { RIGHT } else { UNSOUND }),
+        Command::Completions(args) => {
+            help::completions(args, &mut Arguments::command(), &mut out);
+            Ok(RIGHT)
+        }
+        Command::Man(args) => help::man(args, Arguments::command(), &mut out).map(|()| RIGHT),
     };
     let ended = match print(&out) {
         Ok(()) => ended.map_err(|error| error.to_string()),

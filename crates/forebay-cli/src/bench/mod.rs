@@ -24,11 +24,12 @@ use forebay::catalog::{BLOCK_BYTES, CachePolicy};
 use forebay::{ChunkKey, Error, ErrorKind, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::figures::size;
+use crate::figures::{gb_per_s, size};
 use crate::process::resident_bytes;
 use crate::scratch::{MEMORY_DISK_BYTES, Scratch, Shape};
 use crate::sizes;
 use crate::stream::{Look, Moved, Stream};
+use ceiling::Ceiling;
 use disk::DiskRig;
 use kernel::interrupted;
 use memory::MemoryRig;
@@ -133,6 +134,25 @@ pub(crate) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<bool> {
     let written = if args.json { writeln!(out, "{:#}", report.json()) } else { report.tell(out) };
     written.map_err(|error| Error::io("writing the result", error))?;
     Ok(report.wrong == 0)
+}
+
+/// What a drive gives a plain program, in GB/s.
+pub(crate) struct DriveSpeed {
+    pub(crate) read_gbps: f64,
+    pub(crate) write_gbps: f64,
+}
+
+/// Measures a drive by a file of so many bytes at `path`, which is left there.
+pub(crate) fn drive_speed(path: PathBuf, bytes: u64) -> Result<DriveSpeed> {
+    const EACH_BYTES: usize = 2 << 20;
+    const BUFFERS: usize = 32;
+    let chunks = bytes / EACH_BYTES as u64;
+    let ceiling = Ceiling::prepare(path, chunks, EACH_BYTES, BUFFERS, &mut || {})?;
+    let gbps = |direction| {
+        let pass = ceiling.measure(direction, &mut || {})?;
+        Ok::<_, Error>(gb_per_s(chunks * EACH_BYTES as u64, pass.time.as_secs_f64()))
+    };
+    Ok(DriveSpeed { write_gbps: gbps(Direction::Write)?, read_gbps: gbps(Direction::Read)? })
 }
 
 /// Chunks of a round, and their size.
