@@ -25,7 +25,11 @@ class Config:
     @staticmethod
     def load(path: str | None = None, **keys: Any) -> Config:
         """File (if any), then environment (`FOREBAY_*`, else `LMCACHE_*`), then `keys`; later ones win."""
-    def to_dict(self) -> dict[str, Any]: ...
+    def to_dict(self) -> dict[str, Any]:
+        """Every key with its value in force; secrets are hidden."""
+    @property
+    def cache_salt(self) -> str:
+        """The secret itself, which `to_dict` hides: for who makes namespaces of it. Not to be shown."""
     @property
     def warnings(self) -> list[str]: ...
 
@@ -113,6 +117,9 @@ class Cache:
         buffers: Sequence[Buffer],
         on_complete: Callable[[bytes, LoadOutcome], object] | None = None,
     ) -> Handle: ...
+    def clear(self, namespace: Namespace | None = None) -> int:
+        """Takes all chunks out of memory and disk, or those of a namespace; says how many copies that were. Loads that
+        are under way end as they would have; what is being written or copied stays. A remote store is left alone."""
     def stats(self) -> dict[str, Any]: ...
     @property
     def http_address(self) -> str | None:
@@ -158,6 +165,9 @@ class ControlPlane:
         """Takes a mover's result: "written", "loaded", "miss" or "failed". Commits, aborts, unpins or drops.
         False when that message was finished before. After "written" returns True the chunk is committed, unless home's
         file system stands: then it is committed when that has written it down, if it can."""
+    def clear(self, namespace: Namespace | None = None) -> int:
+        """Takes all chunks out of memory and disk, or those of a namespace; says how many copies that were. Loads that
+        are under way end as they would have; what is being written or copied stays. A remote store is left alone."""
     def stats(self) -> dict[str, Any]: ...
     def note_mover(self, worker: int, figures: bytes) -> None:
         """Notes what the mover of this number said of itself (`Mover.figures`), to be shown over HTTP."""

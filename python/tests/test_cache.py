@@ -184,6 +184,18 @@ def test_a_wait_that_is_too_short_times_out_and_the_batch_goes_on(tmp_path):
         assert handle.done()
 
 
+def test_a_namespace_is_cleared_and_the_others_stay(tmp_path):
+    with forebay.Cache(config(tmp_path), chunk_bytes=CHUNK) as cache:
+        mine, others = (forebay.Namespace(model=model) for model in ("mine", "others"))
+        keys = {each: forebay.chunk_keys([1] * 64, 16, each) for each in (mine, others)}
+        for each in keys.values():
+            cache.store(each, [payload(key) for key in each]).wait(WAIT_S)
+        assert cache.clear(mine) == 4
+        assert [cache.lookup(keys[each]).chunks for each in (mine, others)] == [0, 4]
+        assert cache.clear() == 4
+        assert cache.stats()["chunks"] == 0 and cache.stats()["cleared"] == 8
+
+
 def test_a_lookup_pins_until_it_is_released(tmp_path):
     with forebay.Cache(config(tmp_path, max_local_disk_size=(4 << 20) / GIB), chunk_bytes=CHUNK) as cache:
         pinned = prompt(1, 5)
@@ -347,10 +359,10 @@ handle = cache.store(keys, [bytes({CHUNK}) for _ in keys], tell)
 @pytest.mark.parametrize("child_ends_by", ["sys.exit(0)", "del cache; os._exit(0)"])
 def test_a_forked_child_takes_nothing_from_its_parent(tmp_path, child_ends_by):
     program = f"""
-import os, sys
+import os, sys, urllib.request
 import forebay
 config = forebay.Config(local_disk={str(tmp_path)!r}, max_local_disk_size=0.0625, use_only_staging_buffer=True,
-                        max_local_cpu_size={2 * CHUNK / GIB}, disk_min_free_size=0)
+                        max_local_cpu_size={2 * CHUNK / GIB}, disk_min_free_size=0, http_listen=0)
 cache = forebay.Cache(config, {CHUNK})
 child = os.fork()
 if child == 0:
@@ -362,11 +374,43 @@ except forebay.Error as error:
     print(error.kind)
 keys = forebay.chunk_keys(range(8), 4)
 print(*(end.status for end in cache.store(keys, [bytes({CHUNK}) for _ in keys]).wait(30)))
+print(urllib.request.urlopen(f"http://{{cache.http_address}}/healthz", timeout=30).status)
 """
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
-    assert ended.stdout.split() == ["locked", "stored", "stored"], ended.stderr
+    assert ended.stdout.split() == ["locked", "stored", "stored", "200"], ended.stderr
+
+
+def test_a_child_that_lives_on_does_not_keep_the_port(tmp_path):
+    program = f"""
+import os, socket, time
+import forebay
+def open_at(port):
+    config = forebay.Config(local_disk={str(tmp_path)!r}, max_local_disk_size=0.0625, use_only_staging_buffer=True,
+                            max_local_cpu_size={2 * CHUNK / GIB}, disk_min_free_size=0, http_listen=port)
+    return forebay.Cache(config, {CHUNK})
+cache = open_at(0)
+address = cache.http_address
+reader, writer = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(writer)
+    os.read(reader, 1)  # until the parent is done
+    cache.close()
+    os._exit(0)
+cache.close()
+try:
+    socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])), timeout=30)
+except ConnectionRefusedError:
+    print("refused")
+os.close(writer)
+print(os.waitpid(child, 0)[1])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.split() == ["refused", "0"], ended.stderr
 
 
 def test_values_in_values_without_end_are_refused():

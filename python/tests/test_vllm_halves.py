@@ -494,6 +494,14 @@ def test_a_lookup_that_may_not_wait_settles_at_once() -> None:
     assert plane.asked_to_settle and plane.pins == 0
 
 
+def test_each_salt_is_its_own_and_is_not_shown(tmp_path) -> None:
+    disk = {"local_disk": str(tmp_path), "max_local_disk_size": 1}
+    salts = ("", "alice", "bob")
+    settings = [read_settings({**disk, "cache_salt": salt}) for salt in salts]
+    assert [each.cache_salt for each in settings] == list(salts)
+    assert not any(salt in f"{each!r}{each.config!r}" for salt, each in zip(salts[1:], settings[1:], strict=True))
+
+
 def test_several_workers_have_no_memory_tier(tmp_path) -> None:
     disk = {"local_disk": str(tmp_path), "max_local_disk_size": 1}
     assert [read_settings(disk, workers).config.to_dict()["local_cpu"] for workers in (1, 2)] == [True, False]

@@ -1,7 +1,7 @@
 //! `forebay doctor`: what a machine and a directory are good for, and the configuration that follows.
 //!
-//! Promises: each finding names a command that shows the same; nothing is changed but for a sub-directory of the one that
-//! is examined, which is removed again.
+//! Promises: each finding names a command that shows the same, or what of it a command can show; nothing is changed but
+//! for a sub-directory of the one that is examined, which is removed again, at the latest by the next run.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -24,8 +24,10 @@ const ROOM_BYTES_MIN: u64 = 4 << 30;
 /// The staging buffer that is advised, and what a machine should have of memory beside it.
 const STAGING_BYTES: u64 = 256 << 20;
 const MEMORY_BYTES_MIN: u64 = 1 << 30;
-/// What the ring's buffers may lock, at least: the staging buffer.
-const MEMLOCK_BYTES_MIN: u64 = 64 << 20;
+/// Enough staging where memory is short.
+const STAGING_BYTES_MIN: u64 = 64 << 20;
+/// The capability to lock memory beyond the limit, in the kernel's order.
+const CAP_IPC_LOCK: u32 = 14;
 /// A drive below this is hardly faster than computing anew.
 const SPEED_GBPS_MIN: f64 = 0.3;
 /// What is written to measure a drive.
@@ -89,39 +91,49 @@ pub(crate) fn run(args: &DoctorArgs, out: &mut dyn Write) -> Result<bool> {
 }
 
 fn examine(directory: PathBuf, measure: bool) -> Result<Examined> {
-    let scratch = Scratch::in_directory(&directory, if measure { MEASURED_BYTES } else { 0 })?;
+    let scratch = Scratch::in_directory(&directory, 0)?;
     let room = statvfs(&directory)
         .map_err(|error| Error::io(format!("examining {}", directory.display()), error))?;
     let free_bytes = room.f_bavail * room.f_frsize;
     let uring = io_uring::IoUring::new(8).map(drop);
     let direct = takes_direct_io(&scratch.raw());
+    let system = file_system(&directory);
+    let memory_bytes = memory_bytes();
+    let worth_measuring = measure && system.verdict != Verdict::Bad && free_bytes >= 2 * MEASURED_BYTES;
     let mut findings = vec![
-        file_system(&directory),
+        system,
         space(&directory, free_bytes),
         direct_io(&directory, direct.as_ref().err()),
         ring(uring.as_ref().err()),
         memlock(),
         huge_pages(),
-        memory(),
+        memory(memory_bytes),
         descriptors(),
     ];
-    if measure {
+    if worth_measuring {
         findings.push(speed(&directory, &drive_speed(scratch.raw(), MEASURED_BYTES)?));
     }
-    let configuration = configuration(&directory, free_bytes, uring.is_ok());
+    let configuration = configuration(&directory, free_bytes, memory_bytes, uring.is_ok());
     Ok(Examined { directory, findings, configuration })
 }
 
 fn file_system(directory: &Path) -> Finding {
     let kind = mount_of(directory).unwrap_or_else(|| "unknown".to_owned());
-    let see = format!("findmnt -n -o FSTYPE -T {}", directory.display());
+    let see = format!("findmnt -n -o FSTYPE -T {}", quoted(directory));
     let (verdict, advice) = match kind.as_str() {
         "tmpfs" | "ramfs" => {
             (Verdict::Bad, Some("this is memory, not a drive: name a directory on a drive".to_owned()))
         }
-        "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "lustre" | "9p" => (
+        "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "lustre" | "glusterfs" | "9p" | "virtiofs" => (
             Verdict::Bad,
             Some(format!("a mounted store is a remote tier: remote_url=file://{}", directory.display())),
+        ),
+        kind if kind.starts_with("fuse") => (
+            Verdict::Fair,
+            Some(
+                "what is mounted so may be anything: if it is not a local drive, it is a remote tier"
+                    .to_owned(),
+            ),
         ),
         "overlay" => (
             Verdict::Fair,
@@ -157,7 +169,7 @@ fn space(directory: &Path, free_bytes: u64) -> Finding {
                 size(FLOOR_BYTES + ROOM_BYTES_MIN - free_bytes)
             )
         }),
-        see: format!("df -h --output=avail {}", directory.display()),
+        see: format!("df -h --output=avail {}", quoted(directory)),
     }
 }
 
@@ -178,10 +190,8 @@ fn takes_direct_io(path: &Path) -> io::Result<()> {
 }
 
 fn direct_io(directory: &Path, refused: Option<&io::Error>) -> Finding {
-    let see = format!(
-        "dd if=/dev/zero of={0}/probe oflag=direct bs=4k count=1 && rm {0}/probe",
-        directory.display()
-    );
+    let probe = quoted(&directory.join("probe"));
+    let see = format!("dd if=/dev/zero of={probe} oflag=direct bs=4k count=1 && rm {probe}");
     match refused {
         None => Finding {
             what: "direct I/O",
@@ -221,20 +231,24 @@ fn ring(refused: Option<&io::Error>) -> Finding {
 
 fn memlock() -> Finding {
     let limit = getrlimit(Resource::Memlock).current;
-    let enough = limit.is_none_or(|bytes| bytes >= MEMLOCK_BYTES_MIN) || rustix::process::geteuid().is_root();
+    let enough = limit.is_none_or(|bytes| bytes >= STAGING_BYTES) || has_capability(CAP_IPC_LOCK);
     let found = limit.map_or_else(|| "unlimited".to_owned(), size);
     Finding {
         what: "memory that may be locked",
         found,
         verdict: if enough { Verdict::Good } else { Verdict::Fair },
         advice: (!enough).then(|| {
-            format!(
-                "with {} the staging buffer is known to the kernel beforehand: ulimit -l, LimitMEMLOCK=",
-                size(MEMLOCK_BYTES_MIN)
-            )
+            let wanted = size(STAGING_BYTES);
+            format!("with {wanted} the kernel knows the staging buffer beforehand: ulimit -l, LimitMEMLOCK=")
         }),
         see: "ulimit -l".to_owned(),
     }
+}
+
+fn has_capability(number: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
+    u64::from_str_radix(line.trim(), 16).is_ok_and(|effective| effective >> number & 1 == 1)
 }
 
 fn huge_pages() -> Finding {
@@ -251,22 +265,26 @@ fn huge_pages() -> Finding {
     }
 }
 
-fn memory() -> Finding {
+/// What is free, or what the process's group may have in all, if that is less.
+fn memory_bytes() -> u64 {
+    const LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap_or_default();
     let free =
         line.split_ascii_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10;
-    let limit =
-        fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
-    let usable = free.min(limit.unwrap_or(u64::MAX));
-    let enough = usable >= STAGING_BYTES + MEMORY_BYTES_MIN;
+    let limits = LIMITS.iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
+    limits.fold(free, u64::min)
+}
+
+fn memory(bytes: u64) -> Finding {
+    let enough = bytes >= STAGING_BYTES + MEMORY_BYTES_MIN;
     Finding {
         what: "memory to be had",
-        found: size(usable),
+        found: size(bytes),
         verdict: if enough { Verdict::Good } else { Verdict::Fair },
-        advice: (!enough)
-            .then(|| "staging takes 12 MiB a drive at least: set max_local_cpu_size to 0.0625".to_owned()),
-        see: "grep MemAvailable /proc/meminfo; cat /sys/fs/cgroup/memory.max".to_owned(),
+        advice: (!enough).then(|| "staging is given less below; 12 MiB a drive is the least".to_owned()),
+        see: "grep MemAvailable /proc/meminfo; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
+            .to_owned(),
     }
 }
 
@@ -283,32 +301,55 @@ fn descriptors() -> Finding {
 }
 
 fn speed(directory: &Path, speed: &DriveSpeed) -> Finding {
-    let enough = speed.read_gbps >= SPEED_GBPS_MIN;
+    let enough = speed.is_direct && speed.read_gbps >= SPEED_GBPS_MIN;
+    let past = if speed.is_direct { "" } else { ", through the page cache" };
+    let advice = if speed.is_direct {
+        "computing a prompt may be as fast as reading it: measure with your model"
+    } else {
+        "this is the page cache's speed, not the drive's"
+    };
     Finding {
         what: "the drive",
-        found: format!("{:.2} GB/s read, {:.2} GB/s written", speed.read_gbps, speed.write_gbps),
+        found: format!("{:.2} GB/s read, {:.2} GB/s written{past}", speed.read_gbps, speed.write_gbps),
         verdict: if enough { Verdict::Good } else { Verdict::Fair },
-        advice: (!enough)
-            .then(|| "computing a prompt may be as fast as reading it: measure with your model".to_owned()),
-        see: format!("forebay bench --dir {}", directory.display()),
+        advice: (!enough).then(|| advice.to_owned()),
+        see: format!("forebay bench --dir {}", quoted(directory)),
     }
 }
 
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+}
+
 /// What to set, for a machine with little memory and a good drive.
-fn configuration(directory: &Path, free_bytes: u64, has_uring: bool) -> Vec<(&'static str, String)> {
+fn configuration(
+    directory: &Path,
+    free_bytes: u64,
+    memory_bytes: u64,
+    has_uring: bool,
+) -> Vec<(&'static str, String)> {
     // A tenth is left to others on the drive.
     let room_bytes = free_bytes.saturating_sub(FLOOR_BYTES) / 10 * 9;
+    let short = memory_bytes < STAGING_BYTES + MEMORY_BYTES_MIN;
+    let staging_bytes = if short { STAGING_BYTES_MIN } else { STAGING_BYTES };
     let mut keys = vec![
-        ("local_disk", directory.display().to_string()),
+        // JSON's text is YAML's, whatever is in it.
+        ("local_disk", serde_json::Value::from(directory.display().to_string()).to_string()),
         ("max_local_disk_size", (room_bytes >> 30).max(1).to_string()),
         ("local_cpu", "false".to_owned()),
         ("use_only_staging_buffer", "true".to_owned()),
-        ("max_local_cpu_size", "0.25".to_owned()),
+        ("max_local_cpu_size", gib(staging_bytes).to_string()),
     ];
     if !has_uring {
         keys.push(("disk_io_threads", "8".to_owned()));
     }
     keys
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few MiB")]
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 fn json(examined: &Examined) -> Result<String> {

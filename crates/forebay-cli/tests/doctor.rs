@@ -24,7 +24,9 @@ fn finding<'a>(examined: &'a Value, what: &str) -> &'a Value {
 
 #[test]
 fn what_it_finds_is_what_other_commands_find() {
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // A name that a shell and YAML would both misread.
+    let directory =
+        tempfile::Builder::new().prefix("it's a dir #1 ").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = directory.path().to_str().unwrap();
     let ended = forebay(&["doctor", path, "--json"]);
     let code = ended.status.code();
@@ -59,7 +61,8 @@ fn what_it_finds_is_what_other_commands_find() {
     let lines =
         keys.iter().map(|pair| format!("{}: {}\n", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()));
     fs::write(&file, lines.collect::<String>()).unwrap();
-    printed(&forebay(&["config", "--file", file.to_str().unwrap()]), 0);
+    let shown = json(&forebay(&["config", "--file", file.to_str().unwrap(), "--json"]), 0);
+    assert!(shown.to_string().contains("a dir #1"), "{shown:#}");
 }
 
 #[test]

@@ -149,6 +149,14 @@ impl Cache {
         Ok(out)
     }
 
+    /// Takes all chunks out of memory and disk, or those of a namespace; says how many copies that were.
+    #[pyo3(signature = (namespace=None))]
+    fn clear(&self, py: Python<'_>, namespace: Option<&Namespace>) -> PyResult<u64> {
+        let cache = self.open_cache(py)?;
+        let namespace = namespace.map(|namespace| namespace.0.id());
+        Ok(py.detach(|| cache.clear(namespace)))
+    }
+
     /// Where metrics, health and the page are shown (`http_listen`); None where they are not.
     #[getter]
     fn http_address(&self) -> Option<String> {

@@ -47,6 +47,12 @@ impl Config {
         Ok(out)
     }
 
+    /// The secret itself, for who makes namespaces of it.
+    #[getter]
+    fn cache_salt(&self) -> &str {
+        &self.resolved.config.salt
+    }
+
     #[getter]
     fn warnings(&self) -> Vec<String> {
         self.resolved.warnings.clone()

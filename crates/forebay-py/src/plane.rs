@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use forebay::cache::load_status;
-use forebay::catalog::{PLAN_BYTES, Plan};
+use forebay::catalog::{NamespaceId, PLAN_BYTES, Plan};
 use forebay::config::DirectIo;
 use forebay::control::{self, CopyStep, LoadPlan};
 use forebay::mover::{Batch, Job, MoverStats, Verdict};
@@ -112,6 +112,10 @@ impl Watched for Seen {
         };
         Some(Figures { control, workers: self.workers.lock().iter().map(worker).collect() })
     }
+
+    fn clear(&self, namespace: Option<NamespaceId>) -> Option<u64> {
+        Some(self.control.upgrade()?.clear(namespace))
+    }
 }
 
 impl Drop for ControlPlane {
@@ -123,7 +127,9 @@ impl Drop for ControlPlane {
 
 impl ControlPlane {
     fn end(&self) {
-        drop(self.server.lock().take());
+        // Without the lock: its end is waited for.
+        let server = self.server.lock().take();
+        drop(server);
         self.control.close();
     }
 }
@@ -306,6 +312,13 @@ impl ControlPlane {
         let out = PyDict::new(py);
         stats::control(&out, &self.control.stats())?;
         Ok(out)
+    }
+
+    /// Takes all chunks out of memory and disk, or those of a namespace; says how many copies that were.
+    #[pyo3(signature = (namespace=None))]
+    fn clear(&self, py: Python<'_>, namespace: Option<&Namespace>) -> u64 {
+        let namespace = namespace.map(|namespace| namespace.0.id());
+        py.detach(|| self.control.clear(namespace))
     }
 
     /// Notes what the mover of this number said of itself (`Mover.figures`), to be shown.

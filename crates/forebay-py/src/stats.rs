@@ -22,6 +22,7 @@ pub(crate) fn control(out: &Bound<'_, PyDict>, stats: &ControlStats) -> PyResult
         ("store_failed", disk.store_failed),
         ("refused_full", disk.refused_full),
         ("evictions", disk.evictions),
+        ("cleared", disk.cleared),
         ("corrupt", disk.corrupt),
         ("io_failed", disk.io_failed),
         ("journal_errors", disk.journal_errors),
@@ -40,6 +41,7 @@ pub(crate) fn control(out: &Bound<'_, PyDict>, stats: &ControlStats) -> PyResult
             ("memory_bytes", memory.used_bytes),
             ("memory_capacity_bytes", memory.capacity_bytes),
             ("memory_evictions", memory.evictions),
+            ("memory_cleared", memory.cleared),
             ("memory_outgoing", memory.outgoing),
             ("memory_open_tickets", memory.open_tickets),
         ];

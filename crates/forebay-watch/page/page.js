@@ -10,7 +10,7 @@ const BREAKER_WORDS = {
   open: "breaker open: the store is left alone for a while",
   half_open: "breaker half open: one request tries the store",
 };
-const REMOVAL_WORDS = { capacity: "to make room", corrupt: "damaged", unreadable: "could not be read" };
+const REMOVAL_WORDS = { capacity: "to make room", cleared: "because somebody asked", corrupt: "damaged", unreadable: "could not be read" };
 
 // ---- Reading JSON that may lack anything ----
 

@@ -3,6 +3,7 @@
 use std::sync::Weak;
 use std::time::Duration;
 
+use forebay::catalog::NamespaceId;
 use forebay::control::ControlStats;
 use forebay::mover::{MoverStats, TierTraffic};
 use forebay::outcome::Tier;
@@ -11,6 +12,9 @@ use forebay::outcome::Tier;
 pub trait Watched: Send + Sync {
     /// Its figures now; none once it is closed. Answers at once.
     fn figures(&self) -> Option<Figures>;
+
+    /// Takes all chunks out, or those of a namespace; says how many copies that were. None once it is closed.
+    fn clear(&self, namespace: Option<NamespaceId>) -> Option<u64>;
 }
 
 /// The figures of a cache: of the one that decides, and of all that move.
@@ -38,6 +42,10 @@ impl Watched for Weak<forebay::Cache> {
     fn figures(&self) -> Option<Figures> {
         let forebay::CacheStats { control, mover } = self.upgrade()?.stats();
         Some(Figures { control, workers: vec![Worker { number: 0, age: Duration::ZERO, stats: mover }] })
+    }
+
+    fn clear(&self, namespace: Option<NamespaceId>) -> Option<u64> {
+        Some(self.upgrade()?.clear(namespace))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Whether all is well, and what is not.
 //!
-//! A cache that is ill makes inference slower and nothing else: so no engine is to be restarted or taken out of service
-//! because a tier does not answer. `/healthz` is red when something ended that only a new start brings back;
-//! `/readyz` when no tier answers at all.
+//! A cache that is ill makes inference slower and nothing else: so no engine is to be taken out of service because a tier
+//! does not answer, and `/readyz` is green as long as the cache is open. `/healthz` is red when something ended that only a
+//! new start brings back.
 
 use forebay::outcome::Tier;
 use serde::Serialize;
@@ -28,6 +28,8 @@ pub struct TierHealth {
     pub tier: &'static str,
     /// How it is.
     pub state: TierState,
+    /// Whether what is on it is found, and more can be stored; a store that is about to be tried again counts as up.
+    pub is_up: bool,
     /// Why, if it is not well.
     pub reason: Option<String>,
 }
@@ -37,7 +39,7 @@ pub struct TierHealth {
 pub struct Health {
     /// Nothing has ended that only a new start brings back.
     pub live: bool,
-    /// A tier answers.
+    /// A tier answers, as far as is known.
     pub ready: bool,
     /// What is not well, in words.
     pub reasons: Vec<String>,
@@ -79,7 +81,11 @@ fn of_tier(figures: &Figures, tier: Tier) -> TierHealth {
         Tier::Disk => of_disk(figures),
         Tier::Remote => of_remote(figures),
     };
-    TierHealth { tier: tier.name(), state, reason }
+    let is_up = match tier {
+        Tier::Memory | Tier::Disk => state == TierState::Ok,
+        Tier::Remote => state != TierState::Down,
+    };
+    TierHealth { tier: tier.name(), state, is_up, reason }
 }
 
 fn of_disk(figures: &Figures) -> (TierState, Option<String>) {
@@ -101,9 +107,10 @@ fn of_remote(figures: &Figures) -> (TierState, Option<String>) {
         Some("open") => {
             (TierState::Down, Some("the store does not answer, and is left alone for a while".to_owned()))
         }
-        Some("half_open") => {
-            (TierState::Degraded, Some("the store did not answer, and is being tried again".to_owned()))
-        }
+        Some("half_open") => (
+            TierState::Degraded,
+            Some("the store did not answer; the next request tries it again".to_owned()),
+        ),
         _ => (TierState::Ok, None),
     }
 }

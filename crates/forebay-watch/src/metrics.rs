@@ -14,7 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::figures::Figures;
-use crate::health::{Health, TierState};
+use crate::health::Health;
 
 /// What the text is, in a response's `Content-Type`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -127,21 +127,23 @@ pub fn families(figures: &Figures) -> Vec<Family> {
 
     let mut removed = Vec::new();
     for &tier in &tiers {
-        let causes: &[(&str, u64)] = match tier {
+        let causes = match tier {
             Tier::Memory => {
-                &[("capacity", control.memory.map(|memory| memory.evictions).unwrap_or_default())]
+                let memory = control.memory.unwrap_or_default();
+                vec![("capacity", memory.evictions), ("cleared", memory.cleared)]
             }
-            Tier::Disk => &[
+            Tier::Disk => vec![
                 ("capacity", control.disk.evictions),
+                ("cleared", control.disk.cleared),
                 ("corrupt", control.disk.corrupt),
                 ("unreadable", control.disk.io_failed),
             ],
             Tier::Remote => {
-                &[("corrupt", control.remote.as_ref().map(|remote| remote.corrupt).unwrap_or_default())]
+                vec![("corrupt", control.remote.as_ref().map(|remote| remote.corrupt).unwrap_or_default())]
             }
         };
         for (cause, count) in causes {
-            removed.push(([of_tier(tier), vec![("cause", (*cause).to_owned())]].concat(), *count));
+            removed.push(([of_tier(tier), vec![("cause", cause.to_owned())]].concat(), count));
         }
     }
 
@@ -160,12 +162,12 @@ pub fn families(figures: &Figures) -> Vec<Family> {
                 ("hit", control.hits),
                 ("miss", control.misses),
                 ("pending", control.pending),
-                ("busy", control.lookups.saturating_sub(control.hits + control.misses + control.pending)),
+                ("busy", control.busy_lookups),
             ])),
         ),
         family(
             "forebay_lookup_chunks",
-            "Chunks that were asked for in lookups",
+            "Chunks that were asked for in lookups that hit or missed",
             None,
             Counters(vec![(vec![], control.lookup_chunks)]),
         ),
@@ -281,15 +283,13 @@ pub fn families(figures: &Figures) -> Vec<Family> {
         ),
         family(
             "forebay_tier_up",
-            "Whether a tier does all it is there for: 1, or 0 where it is degraded or down",
+            "1, or 0 where a tier is down or stores nothing",
             None,
             Gauges(
                 health
                     .tiers
                     .iter()
-                    .map(|tier| {
-                        (vec![("tier", tier.tier.to_owned())], u64::from(tier.state == TierState::Ok))
-                    })
+                    .map(|tier| (vec![("tier", tier.tier.to_owned())], u64::from(tier.is_up)))
                     .collect(),
             ),
         ),
@@ -386,7 +386,7 @@ pub fn families(figures: &Figures) -> Vec<Family> {
                 "forebay_remote_breaker_open",
                 "Whether the remote store is left alone because it did not answer",
                 None,
-                Gauges(vec![(vec![], u64::from(client.breaker.state != "closed"))]),
+                Gauges(vec![(vec![], u64::from(client.breaker.state == "open"))]),
             ),
             family(
                 "forebay_remote_breaker_opened",

@@ -14,7 +14,6 @@ use crate::metrics::{capacity_bytes, chunks, seconds, used_bytes};
 pub fn now(figures: &Figures, started: SystemTime) -> Value {
     let control = &figures.control;
     let health = Health::of(figures);
-    let known = control.hits + control.misses + control.pending;
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "started_unix_s": unix_seconds(started),
@@ -26,7 +25,7 @@ pub fn now(figures: &Figures, started: SystemTime) -> Value {
             "hit": control.hits,
             "miss": control.misses,
             "pending": control.pending,
-            "busy": control.lookups.saturating_sub(known),
+            "busy": control.busy_lookups,
             "chunks": control.lookup_chunks,
             "hit_chunks": control.hit_chunks,
             "seconds": times(&control.lookup_times),
@@ -73,9 +72,13 @@ fn of_tier(figures: &Figures, tier: Tier, health: &TierHealth) -> Value {
     let traffic = figures.traffic(tier);
     let control = &figures.control;
     let removed = match tier {
-        Tier::Memory => json!({ "capacity": control.memory.map(|memory| memory.evictions) }),
+        Tier::Memory => json!({
+            "capacity": control.memory.map(|memory| memory.evictions),
+            "cleared": control.memory.map(|memory| memory.cleared),
+        }),
         Tier::Disk => json!({
             "capacity": control.disk.evictions,
+            "cleared": control.disk.cleared,
             "corrupt": control.disk.corrupt,
             "unreadable": control.disk.io_failed,
         }),

@@ -1,43 +1,51 @@
 //! Says the figures over HTTP, on a thread of its own.
 //!
-//! Promises: it answers GET and HEAD on a handful of paths and nothing else; a request's head is bounded in size and
-//! time, a body is not read, connections are bounded in number; on a loopback address it answers only who asks for
-//! that by name or number, so that no page of another site can read it. What it shows holds no secret: no URL, no key,
-//! no prompt.
+//! Promises: it answers GET and HEAD on a handful of paths, and one POST to who says the token, if there is one; a request's
+//! head is bounded in size and time, a body is not read, connections are bounded in number and
+//! time, and too many end the oldest; on a loopback address it
+//! answers only who asks for that by name or number, so that no page of another site can read it. What it shows holds no
+//! secret: no URL, no key, no prompt.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, ORIGIN, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use forebay::catalog::NamespaceId;
 use forebay::config::Config;
 use forebay::error::{Error, Result};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use crate::figures::{Figures, Watched};
 use crate::health::Health;
 use crate::{metrics, now};
 
-/// Connections at a time; more wait to be accepted.
+/// Connections at a time; one more ends the oldest.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a client may take to say what it wants.
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a connection may last, idle or not.
-const CONNECTION_PATIENCE: Duration = Duration::from_mins(5);
+/// How long a connection may last, whatever it does. Browsers and Prometheus make another one without a word.
+const CONNECTION_PATIENCE: Duration = Duration::from_secs(30);
 /// The most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// What the page may load: itself.
@@ -47,29 +55,50 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'sel
 /// A server; it ends when this is dropped.
 pub struct Server {
     address: SocketAddr,
-    stop: Mutex<Option<oneshot::Sender<()>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// In which its thread is.
+    process: u32,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+    /// The one that is listened on.
+    socket: OwnedFd,
 }
 
 struct Shared {
     watched: Arc<dyn Watched>,
     started: SystemTime,
     is_local: bool,
+    /// The digest of the token; none where nobody may change anything.
+    token: Option<Digest>,
+    refusals: AtomicU64,
 }
 
+type Digest = [u8; 32];
+
 impl Server {
-    /// Listens on `address` (port 0: any that is free), and says the figures of `watched` from now on.
+    /// Listens on `address` (port 0: any that is free), and says the figures of `watched` from now on. Who says `token` may
+    /// clear it; nobody, if that is empty.
     ///
     /// # Errors
     /// When the address cannot be listened on, or there are no more threads.
-    pub fn start(address: SocketAddr, watched: Arc<dyn Watched>) -> Result<Self> {
+    pub fn start(address: SocketAddr, token: &str, watched: Arc<dyn Watched>) -> Result<Self> {
         let doing = format!("listening on {address} (http_listen)");
         let failed = |error| Error::io(doing.clone(), error);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let listener = runtime.block_on(TcpListener::bind(address)).map_err(failed)?;
+        let inside = runtime.enter();
+        let socket = std::net::TcpListener::bind(address).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let kept = OwnedFd::from(socket.try_clone().map_err(failed)?);
+        let listener = TcpListener::from_std(socket).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let is_local = address.ip().is_loopback();
-        let shared = Arc::new(Shared { watched, started: SystemTime::now(), is_local });
+        drop(inside);
+        let is_local = address.ip().to_canonical().is_loopback();
+        let token = (!token.is_empty()).then(|| digest(token));
+        let started = SystemTime::now();
+        let shared = Arc::new(Shared { watched, started, is_local, token, refusals: AtomicU64::new(0) });
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("forebay-http".into())
@@ -85,13 +114,14 @@ impl Server {
             })
             .map_err(failed)?;
         tracing::info!(%address, "metrics, health and a page are at http://{address}/");
-        Ok(Self { address, stop: Mutex::new(Some(stop)), thread: Mutex::new(Some(thread)) })
+        let running = Running { stop, thread, socket: kept };
+        Ok(Self { address, process: std::process::id(), running: Mutex::new(Some(running)) })
     }
 
     /// As [`Self::start`], where the configuration says. That it cannot is said in the log and nothing else: the cache
     /// works without.
     pub fn start_as_configured(config: &Config, watched: Arc<dyn Watched>) -> Option<Self> {
-        let started = Self::start(config.http_listen?, watched);
+        let started = Self::start(config.http_listen?, &config.http_token, watched);
         started.inspect_err(|error| tracing::error!(%error, "no metrics, health or page will be seen")).ok()
     }
 
@@ -100,11 +130,19 @@ impl Server {
         self.address
     }
 
-    /// Ends it.
+    /// Ends it, and waits for that. A forked child has this object, but not its thread: there nothing is done.
     pub fn close(&self) {
-        // Dropping it says the same.
-        drop(self.stop.lock().take());
-        if let Some(thread) = self.thread.lock().take() {
+        let Some(Running { stop, thread, socket }) = self.running.lock().take() else { return };
+        if self.process != std::process::id() {
+            // To drop them would wake, or wait for, what is the parent's.
+            std::mem::forget((stop, thread));
+            return;
+        }
+        // A child may have a copy of the socket: it is not listened on any more all the same.
+        let _ = TcpStream::from(socket).shutdown(Shutdown::Both);
+        drop(stop);
+        // Who closes it there, because the last of what it shows went while it was shown, does not wait for itself.
+        if thread.thread().id() != std::thread::current().id() {
             let _ = thread.join();
         }
     }
@@ -116,18 +154,22 @@ impl Drop for Server {
     }
 }
 
+/// Takes connections, and ends the oldest where there are too many: who holds them keeps nobody else out.
 async fn accept(listener: TcpListener, router: Router) {
-    let turns = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                open.retain(|connection| !connection.is_finished());
+                while open.len() >= CONNECTIONS_MAX {
+                    open.pop_front().iter().for_each(AbortHandle::abort);
+                }
                 let router = router.clone();
-                tokio::spawn(async move {
-                    // How a client ended is no news.
+                // How a client ended is no news.
+                let connection = tokio::spawn(async move {
                     let _ = tokio::time::timeout(CONNECTION_PATIENCE, serve(stream, router)).await;
-                    drop(turn);
                 });
+                open.push_back(connection.abort_handle());
             }
             Err(error) => {
                 // Out of descriptors, most likely: it passes.
@@ -138,7 +180,7 @@ async fn accept(listener: TcpListener, router: Router) {
     }
 }
 
-async fn serve(stream: TcpStream, router: Router) -> hyper::Result<()> {
+async fn serve(stream: tokio::net::TcpStream, router: Router) -> hyper::Result<()> {
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
@@ -161,7 +203,8 @@ fn router(shared: Arc<Shared>) -> Router {
             get(say(|figures, started| axum::Json(now::now(figures, started)).into_response())),
         )
         .route("/healthz", get(say(|figures, _| health(figures, |health| health.live))))
-        .route("/readyz", get(say(|figures, _| health(figures, |health| health.ready))))
+        .route("/readyz", get(say(|figures, _| health(figures, |_| true))))
+        .route("/api/clear", post(clear))
         .layer(from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared)
 }
@@ -178,6 +221,71 @@ fn say(
     }
 }
 
+/// Clears the cache, or one of its namespaces, for who says the token.
+async fn clear(
+    State(shared): State<Arc<Shared>>,
+    Query(asked): Query<Clear>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(why) = may_change(&shared, &headers) {
+        // A line for the first and for each power of two: who goes on asking must not fill the log.
+        let refusals = shared.refusals.fetch_add(1, Ordering::Relaxed) + 1;
+        if refusals.is_power_of_two() {
+            tracing::warn!(refusals, "a request to clear the cache was refused: {why}");
+        }
+        return (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
+    }
+    let namespace = match asked.namespace.as_deref().map(namespace_id) {
+        None => None,
+        Some(Some(id)) => Some(id),
+        Some(None) => {
+            let said = "namespace is 16 hexadecimal digits, as /api/now and forebay inspect show them\n";
+            return (StatusCode::BAD_REQUEST, said).into_response();
+        }
+    };
+    // It takes locks, and its time: not on the thread that answers everybody.
+    let cleared = tokio::task::spawn_blocking(move || shared.watched.clear(namespace)).await;
+    match cleared.ok().flatten() {
+        Some(cleared) => {
+            tracing::info!(cleared, namespace = asked.namespace, "the cache was cleared over HTTP");
+            axum::Json(serde_json::json!({ "cleared": cleared })).into_response()
+        }
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the cache is closed\n").into_response(),
+    }
+}
+
+/// What a request to clear asks for.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Clear {
+    namespace: Option<String>,
+}
+
+fn namespace_id(text: &str) -> Option<NamespaceId> {
+    let digits = (text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)?;
+    u64::from_str_radix(digits, 16).ok().map(u64::to_be_bytes)
+}
+
+fn may_change(shared: &Shared, headers: &HeaderMap) -> Result<(), &'static str> {
+    let Some(token) = shared.token else {
+        return Err("http_token is not set, so nothing can be changed here");
+    };
+    if headers.contains_key(ORIGIN) {
+        return Err("a page may not change anything");
+    }
+    let said = headers.get(AUTHORIZATION).and_then(|said| said.to_str().ok()?.strip_prefix("Bearer "));
+    // Digests, so that the time it takes tells nothing of the token.
+    match said {
+        Some(said) if digest(said) == token => Ok(()),
+        Some(_) => Err("that is not the token"),
+        None => Err("say the token: Authorization: Bearer …"),
+    }
+}
+
+fn digest(text: &str) -> Digest {
+    Sha256::digest(text).into()
+}
+
 /// Lets in who may ask, and says with each answer how little a browser may do with it.
 async fn guard(
     State(shared): State<Arc<Shared>>,
@@ -185,7 +293,8 @@ async fn guard(
     next: Next,
 ) -> Result<Response, Infallible> {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if shared.is_local && !names_this_machine(host) {
+    // A browser always says whom it asks.
+    if shared.is_local && !host.is_empty() && !names_this_machine(host) {
         let said = "this address is asked for as localhost or by its number\n";
         return Ok((StatusCode::MISDIRECTED_REQUEST, said).into_response());
     }
@@ -205,7 +314,7 @@ fn names_this_machine(host: &str) -> bool {
         _ => host,
     };
     let number = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    name == "localhost" || number.is_ok_and(|number| number.is_loopback())
+    name.eq_ignore_ascii_case("localhost") || number.is_ok_and(|number| number.is_loopback())
 }
 
 fn page(kind: &'static str, content: &'static str) -> Response {
@@ -228,9 +337,16 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_answered_to() {
-        for host in
-            ["localhost", "localhost:9100", "127.0.0.1", "127.0.0.1:80", "[::1]:9100", "[::1]", "127.9.9.9:1"]
-        {
+        for host in [
+            "localhost",
+            "localhost:9100",
+            "LOCALHOST",
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "[::1]:9100",
+            "[::1]",
+            "127.9.9.9:1",
+        ] {
             assert!(names_this_machine(host), "{host}");
         }
         for host in [

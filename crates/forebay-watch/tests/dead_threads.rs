@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use forebay::Value;
-use forebay::crash_points::kill_thread;
+use forebay::crash_points::{kill_thread, last_death};
 
 mod support;
-use support::{Watched, get, load, prompt, store, watched};
+use support::{PATIENCE, Watched, get, load, prompt, store, watched};
 
 /// From a thread's death until health is red.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
@@ -15,27 +15,29 @@ const SEEN_WITHIN: Duration = Duration::from_secs(1);
 /// two seconds.
 const ONE_PROMPT_MAX: Duration = Duration::from_secs(20);
 
-fn names(watched: &Watched) -> String {
-    let health: serde_json::Value = serde_json::from_str(&get(&watched.server, "/healthz").body).unwrap();
-    health["threads_dead"].to_string()
-}
-
-/// Has the thread die, with work to wake it.
-fn kill(watched: &Watched, name: &str) {
-    kill_thread(name);
+/// Has the thread die, with work to wake it, while another one asks for health; gives how long nobody said so.
+fn kill(watched: &Watched, name: &str) -> Duration {
     let begun = Instant::now();
-    let mut asked = None;
-    for number in 0.. {
-        let keys = prompt(1000 + number, 2);
-        store(&watched.cache, &keys, None);
-        load(&watched.cache, &keys);
-        if names(watched).contains(name) {
-            break;
+    kill_thread(name);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            while get(&watched.server, "/healthz").status != 503 {
+                assert!(begun.elapsed() < PATIENCE, "{name} did not die, or nobody says so");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Instant::now()
+        });
+        for number in 0.. {
+            if asking.is_finished() {
+                break;
+            }
+            let keys = prompt(1000 + number, 2);
+            store(&watched.cache, &keys, None);
+            load(&watched.cache, &keys);
         }
-        // It has had its turn by now, or will at its next interval.
-        let since = *asked.get_or_insert_with(Instant::now);
-        assert!(since.elapsed() < Duration::from_secs(30), "{name} did not die in {:?}", begun.elapsed());
-    }
+        let seen = asking.join().expect("it is seen");
+        seen.duration_since(last_death().expect("it died"))
+    })
 }
 
 fn a_death_is_seen_and_inference_goes_on(name: &str, engine: &str) {
@@ -49,12 +51,8 @@ fn a_death_is_seen_and_inference_goes_on(name: &str, engine: &str) {
     let before = prompt(1, 4);
     store(&watched.cache, &before, None);
     assert_eq!(get(&watched.server, "/healthz").status, 200, "{name}");
-    kill(&watched, name);
-    let dead = Instant::now();
-    while get(&watched.server, "/healthz").status != 503 {
-        assert!(dead.elapsed() < SEEN_WITHIN, "{name} is dead and nobody says so");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let unseen = kill(&watched, name);
+    assert!(unseen < SEEN_WITHIN, "{name} was dead for {unseen:?} and nobody said so");
     let body = get(&watched.server, "/healthz").body;
     assert!(body.contains(name), "{body}");
     assert!(get(&watched.server, "/metrics").body.contains("forebay_dead_threads 1"), "{name}");
@@ -82,16 +80,7 @@ fn g9_each_threads_death_is_seen_and_inference_goes_on() {
         a_death_is_seen_and_inference_goes_on(name, "threads");
     }
     a_death_is_seen_and_inference_goes_on("forebay-io-0", "threads");
-    if forebay_has_uring() {
-        for name in ["forebay-ring", "forebay-stored", "forebay-loaded"] {
-            a_death_is_seen_and_inference_goes_on(name, "io_uring");
-        }
+    for name in ["forebay-ring", "forebay-stored", "forebay-loaded"] {
+        a_death_is_seen_and_inference_goes_on(name, "io_uring");
     }
-}
-
-/// Whether this machine has it: where it is forbidden there are no such threads.
-fn forebay_has_uring() -> bool {
-    let watched = watched(16 << 20, []);
-    store(&watched.cache, &prompt(1, 1), None);
-    watched.cache.stats().mover.io_engine == "io_uring"
 }

@@ -1,10 +1,15 @@
 //! What is shown is what happened.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use forebay::{LoadStatus, Lookup, Reason, StoreStatus};
+use forebay::tier::disk::block_file::BlockFile;
+use forebay::{Cache, LoadStatus, Lookup, Reason, StoreStatus};
 use forebay_watch::{Watched, metrics};
+
+use parking_lot::Mutex;
 
 mod support;
 use support::{CHUNK, get, load, prompt, samples, store, watched};
@@ -34,8 +39,10 @@ fn metrics_agree_with_a_client_that_counts_for_itself() {
         match chance.u32(0..10) {
             0..4 => {
                 let found = cache.lookup(keys);
-                counted.add("forebay_lookup_chunks_total", keys.len() as u64);
-                counted.add("forebay_lookup_hit_chunks_total", found.chunks() as u64);
+                if matches!(found, Lookup::Hit(_) | Lookup::Miss) {
+                    counted.add("forebay_lookup_chunks_total", keys.len() as u64);
+                    counted.add("forebay_lookup_hit_chunks_total", found.chunks() as u64);
+                }
                 let result = match found {
                     Lookup::Hit(_) => "hit",
                     Lookup::Miss => "miss",
@@ -121,15 +128,55 @@ fn every_metric_is_documented_and_nothing_else_is() {
     }
 }
 
+/// A data file whose reads wait at a gate.
+struct Gated {
+    inner: Arc<dyn BlockFile>,
+    gate: Arc<Mutex<()>>,
+}
+
+impl BlockFile for Gated {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        drop(self.gate.lock());
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {
+        self.inner.write_at(buffer, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn is_direct(&self) -> bool {
+        self.inner.is_direct()
+    }
+}
+
 #[test]
 fn a_load_under_way_is_shown_with_its_age_until_it_ends() {
-    let watched = watched(64 << 20, []);
+    let home = tempfile::TempDir::new().unwrap();
+    let config = support::config(&home, 64 << 20, []);
+    let gate = Arc::new(Mutex::new(()));
+    let wrap = |inner| Arc::new(Gated { inner, gate: Arc::clone(&gate) }) as Arc<dyn BlockFile>;
+    let cache = Cache::open_with(&config, CHUNK as u64, None, wrap).unwrap();
     let keys = prompt(1, 2);
-    store(&watched.cache, &keys, None);
-    load(&watched.cache, &keys);
-    let stats = watched.cache.stats().mover;
-    assert_eq!(stats.loads_under_way, []);
-    assert_eq!(stats.traffic[1].loads.chunks, 2);
+    store(&cache, &keys, None);
+    let held = gate.lock();
+    std::thread::scope(|scope| {
+        scope.spawn(|| load(&cache, &keys));
+        let shown = || cache.stats().mover.loads_under_way;
+        while shown().len() < 2 {
+            std::thread::yield_now();
+        }
+        let (first, then) = (shown(), shown());
+        assert!(first.iter().all(|load| load.tier == "disk" && load.bytes == CHUNK as u64), "{first:?}");
+        assert!(then[0].age > first[0].age, "it grows older");
+        assert!(then[0].age >= then[1].age, "the oldest is first");
+        drop(held);
+    });
+    let stats = cache.stats().mover;
+    assert_eq!((stats.loads_under_way.len(), stats.traffic[1].loads.chunks), (0, 2));
     assert!(stats.traffic[1].loads.times.sum_ns > 0);
 }
 

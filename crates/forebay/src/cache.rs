@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::catalog::Plan;
+use crate::catalog::{NamespaceId, Plan};
 use crate::config::{Config, DirectIo};
 use crate::control::{ControlPlane, ControlStats, LoadPlan, Lookup, Onward, StorePlan};
 use crate::copies::Copies;
@@ -153,6 +153,12 @@ impl Cache {
     /// answer.
     pub fn lookup_within(&self, keys: &[ChunkKey], patience: Duration) -> Lookup {
         self.control.lookup_within(keys, patience)
+    }
+
+    /// Takes all chunks out of memory and disk, or those of a namespace; says how many copies that were. See
+    /// [`ControlPlane::clear`].
+    pub fn clear(&self, namespace: Option<NamespaceId>) -> u64 {
+        self.control.clear(namespace)
     }
 
     /// Stores consecutive chunks of a prompt; `parent` is the chunk before the first of them. Returns at once.

@@ -136,6 +136,12 @@ pub fn kill_thread(name: &str) {
     armed::kill_thread(name);
 }
 
+/// When a thread last died so.
+#[cfg(feature = "crash-points")]
+pub fn last_death() -> Option<std::time::Instant> {
+    *armed::LAST_DEATH.lock()
+}
+
 #[cfg(feature = "crash-points")]
 mod armed {
     use std::fs::{File, OpenOptions};
@@ -172,6 +178,7 @@ mod armed {
     static PASSED: AtomicU64 = AtomicU64::new(0);
     /// Threads that are to die, and whether there are any.
     static TO_DIE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    pub(super) static LAST_DEATH: Mutex<Option<std::time::Instant>> = Mutex::new(None);
     static ANY_TO_DIE: AtomicBool = AtomicBool::new(false);
 
     pub(super) fn kill_thread(name: &str) {
@@ -189,6 +196,7 @@ mod armed {
         to_die.swap_remove(place);
         ANY_TO_DIE.store(!to_die.is_empty(), Ordering::SeqCst);
         drop(to_die);
+        *LAST_DEATH.lock() = Some(std::time::Instant::now());
         panic!("a test had this thread die");
     }
 

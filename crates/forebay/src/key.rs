@@ -118,6 +118,12 @@ impl Namespace {
         ]
     }
 
+    /// What its keys begin with.
+    pub fn id(&self) -> [u8; NAMESPACE_ID_BYTES] {
+        let digest = self.digest();
+        std::array::from_fn(|at| digest[at])
+    }
+
     /// The digest all keys of this namespace begin from.
     pub fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();

@@ -113,6 +113,7 @@ fn defaults_are_those_of_the_table() {
         store_timeout: Duration::from_secs(30),
         max_queued_chunks: 65536,
         http_listen: None,
+        http_token: String::new(),
         salt: String::new(),
         save_decode_cache: false,
     };
@@ -177,6 +178,7 @@ fn every_key_can_be_set_from_every_source() {
         ("store_timeout_s", "1.5"),
         ("max_queued_chunks", "7"),
         ("http_listen", "0.0.0.0:9180"),
+        ("http_token", "open sesame"),
         ("cache_salt", "tenant"),
         ("save_decode_cache", "true"),
     ];

@@ -362,13 +362,13 @@ class SchedulerHalf:
     def take_report(self, report: StepReport) -> None:
         self._settle(report.outcomes)
         self._settle_copies(report.copies)
-        if self._plane is not None:
-            for worker, figures in report.figures.items():
-                self._plane.note_mover(worker, figures)
         if report.broken and self._serving and self._plane is not None:
             logger.error("A mover of Forebay's does not work; inference goes on without the cache: %s", report.broken)
             self._serving = False
             self._plane.close()  # it takes the outcomes of other workers' movers all the same
+        if self._plane is not None:
+            for worker, figures in report.figures.items():
+                self._plane.note_mover(worker, figures)
 
     def _settle(self, outcomes: Iterable[Outcome]) -> None:
         for message, status, reason in outcomes:

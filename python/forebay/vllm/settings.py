@@ -6,7 +6,7 @@ environment, which comes on top of the file. What is wrong in them is refused at
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import forebay
@@ -21,7 +21,7 @@ class Settings:
     chunk_tokens: int
     save_decode_cache: bool
     """Whether generated tokens are stored too, not only prompts."""
-    cache_salt: str
+    cache_salt: str = field(repr=False)
     """Separates those who share a cache's place and must not share chunks."""
     has_remote: bool
     """Whether there is a store that other instances may share."""
@@ -47,7 +47,7 @@ def read_settings(extra_config: dict[str, Any], workers: int = 1) -> Settings:
         config=config,
         chunk_tokens=int(values.get("chunk_size") or _DEFAULT_CHUNK_TOKENS),
         save_decode_cache=bool(values.get("save_decode_cache", False)),
-        cache_salt=str(values.get("cache_salt") or ""),
+        cache_salt=config.cache_salt,
         has_remote=values.get("remote_url") is not None,
         lookup_wait_s=float(values.get("lookup_wait_s", _DEFAULT_LOOKUP_WAIT_S)),
         is_watched=values.get("http_listen") is not None,

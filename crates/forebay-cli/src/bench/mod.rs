@@ -140,6 +140,8 @@ pub(crate) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<bool> {
 pub(crate) struct DriveSpeed {
     pub(crate) read_gbps: f64,
     pub(crate) write_gbps: f64,
+    /// Past the page cache.
+    pub(crate) is_direct: bool,
 }
 
 /// Measures a drive by a file of so many bytes at `path`, which is left there.
@@ -152,7 +154,8 @@ pub(crate) fn drive_speed(path: PathBuf, bytes: u64) -> Result<DriveSpeed> {
         let pass = ceiling.measure(direction, &mut || {})?;
         Ok::<_, Error>(gb_per_s(chunks * EACH_BYTES as u64, pass.time.as_secs_f64()))
     };
-    Ok(DriveSpeed { write_gbps: gbps(Direction::Write)?, read_gbps: gbps(Direction::Read)? })
+    let (write_gbps, read_gbps) = (gbps(Direction::Write)?, gbps(Direction::Read)?);
+    Ok(DriveSpeed { read_gbps, write_gbps, is_direct: ceiling.direct })
 }
 
 /// Chunks of a round, and their size.

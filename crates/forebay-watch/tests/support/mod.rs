@@ -24,9 +24,8 @@ pub(crate) struct Watched {
     pub(crate) home: TempDir,
 }
 
-/// A cache of so many bytes of disk, watched at a free port, with more of the configuration.
-pub(crate) fn watched<const N: usize>(disk_bytes: u64, more: [(&str, Value); N]) -> Watched {
-    let home = TempDir::new().expect("a directory");
+/// The configuration of a cache of so many bytes of disk, and more of it.
+pub(crate) fn config<const N: usize>(home: &TempDir, disk_bytes: u64, more: [(&str, Value); N]) -> Config {
     let values = [
         ("local_disk", Value::from(home.path().join("kv").to_str().expect("text"))),
         ("max_local_disk_size", gib(disk_bytes)),
@@ -34,10 +33,17 @@ pub(crate) fn watched<const N: usize>(disk_bytes: u64, more: [(&str, Value); N])
         ("use_only_staging_buffer", Value::from(true)),
         ("disk_min_free_size", Value::from(0.0)),
     ];
-    let config = Config::from_values(values.into_iter().chain(more)).expect("a configuration").config;
+    Config::from_values(values.into_iter().chain(more)).expect("a configuration").config
+}
+
+/// A cache of that, watched at a free port.
+pub(crate) fn watched<const N: usize>(disk_bytes: u64, more: [(&str, Value); N]) -> Watched {
+    let home = TempDir::new().expect("a directory");
+    let config = config(&home, disk_bytes, more);
     let cache = Arc::new(Cache::open(&config, CHUNK as u64, None).expect("a cache"));
     let weak = Arc::downgrade(&cache);
-    let server = Server::start(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(weak)).expect("a server");
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = Server::start(address, &config.http_token, Arc::new(weak)).expect("a server");
     Watched { server, cache, home }
 }
 

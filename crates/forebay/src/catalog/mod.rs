@@ -76,6 +76,8 @@ pub struct Counts {
     pub evicted: u64,
     /// Chunks dropped because what was read was not what was stored.
     pub dropped: u64,
+    /// Chunks taken out because somebody asked for that.
+    pub cleared: u64,
 }
 
 #[derive(Debug)]
@@ -324,6 +326,23 @@ impl Catalog {
         });
         self.unpin(id);
         Some(removal)
+    }
+
+    /// Takes out committed chunks that `which` says, at most so many at a time: they are found no more, and those that are
+    /// pinned keep their blocks until they are let go of. Gives the removals to record.
+    pub fn clear(&mut self, most: usize, which: impl Fn(&ChunkKey) -> bool) -> Vec<Entry> {
+        let is_meant = |id: &u32| self.table[*id].state == State::Committed && which(&self.table[*id].key);
+        let ids: Vec<u32> = self.order.first_to_go(&self.table).filter(is_meant).take(most).collect();
+        let clear = |id| {
+            self.counts.cleared += 1;
+            self.table[id].state = State::Dropped;
+            let removal = self.unlist(id);
+            if self.table[id].pins == 0 {
+                self.forget(id);
+            }
+            removal
+        };
+        ids.into_iter().map(clear).collect()
     }
 
     /// Whether a chunk is there. Does not count as use.

@@ -343,9 +343,17 @@ pub const KEYS: &[Key] = &[
         name: "http_listen",
         kind: Kind::Listen,
         default: None,
-        meaning: "Where metrics, health and a page are shown over HTTP, to be read and nothing else: a port of 127.0.0.1, or an \
-                  address and a port. Port 0 is any that is free. Not set: nowhere.",
+        meaning: "Where metrics, health and a page are shown over HTTP: a port of 127.0.0.1, or an address and a port. Port 0 is \
+                  any that is free. Not set: nowhere.",
         remedy: "Set http_listen to a port such as 9180, or to an address and a port such as 0.0.0.0:9180",
+        shared: false,
+    },
+    Key {
+        name: "http_token",
+        kind: Kind::Secret { max_bytes: 1024 },
+        default: Some(""),
+        meaning: "Who says this word may clear the cache over HTTP. Not set: nobody may, and what is shown can only be read.",
+        remedy: "Set http_token to a long random text, best as the variable FOREBAY_HTTP_TOKEN",
         shared: false,
     },
     Key {

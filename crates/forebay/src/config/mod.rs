@@ -111,6 +111,8 @@ pub struct Config {
     pub max_queued_chunks: u32,
     /// Where metrics, health and the page are shown (`http_listen`); `None`: nowhere.
     pub http_listen: Option<SocketAddr>,
+    /// Who says this may clear the cache over HTTP (`http_token`); empty: nobody may.
+    pub http_token: String,
     /// Separates tenants (`cache_salt`).
     pub salt: String,
     /// Whether chunks of generated tokens are stored too.
@@ -343,6 +345,7 @@ impl Config {
             "store_timeout_s" => self.store_timeout.as_secs_f64().into(),
             "max_queued_chunks" => self.max_queued_chunks.into(),
             "http_listen" => self.http_listen.map(|address| address.to_string()).into(),
+            "http_token" => (!self.http_token.is_empty()).then_some(secret::HIDDEN).into(),
             "cache_salt" => (!self.salt.is_empty()).then_some(secret::HIDDEN).into(),
             "save_decode_cache" => self.save_decode_cache.into(),
             _ => return None,

@@ -62,6 +62,7 @@ pub(super) fn resolve(mut given: Given) -> Result<Resolved> {
         store_timeout: get("store_timeout_s").wait()?,
         max_queued_chunks: get("max_queued_chunks").whole()?,
         http_listen: get("http_listen").listen()?,
+        http_token: get("http_token").secret()?,
         salt: get("cache_salt").secret()?,
         save_decode_cache: get("save_decode_cache").switch()?,
     };

@@ -14,7 +14,7 @@ use super::lookup::TierLookup;
 use super::plans::TierStore;
 use super::stats::MemoryStats;
 use crate::catalog::{
-    BLOCK_BYTES, Catalog, DriveBlocks, Limits, LoadDecision, MEMORY, Plan, StoreDecision, Ticket,
+    BLOCK_BYTES, Catalog, DriveBlocks, Limits, LoadDecision, MEMORY, NamespaceId, Plan, StoreDecision, Ticket,
 };
 use crate::config::Config;
 use crate::key::ChunkKey;
@@ -188,6 +188,12 @@ impl MemoryPlane {
         }
     }
 
+    /// Takes out all chunks, or those of a namespace; says how many. What is on its way to the tier behind gets there.
+    pub(super) fn clear(&self, namespace: Option<NamespaceId>) -> u64 {
+        let is_meant = |key: &ChunkKey| namespace.is_none_or(|id| key.namespace_id() == id);
+        self.state.lock().catalog.clear(usize::MAX, is_meant).len() as u64
+    }
+
     /// The next chunk whose turn it is to go on. It counts as being carried until [`Self::settle`] or
     /// [`Self::send_elsewhere`].
     pub(super) fn next_outgoing(&self) -> Option<Outgoing> {
@@ -244,6 +250,7 @@ impl MemoryPlane {
             used_bytes: (space.blocks() - space.free_blocks()) * block,
             capacity_bytes: space.blocks() * block,
             evictions: state.catalog.counts().evicted,
+            cleared: state.catalog.counts().cleared,
             outgoing: state.unsettled.len() as u64,
             open_tickets: state.catalog.open_tickets() as u64,
         }

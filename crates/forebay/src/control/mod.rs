@@ -37,7 +37,7 @@ use sightings::Sightings;
 pub use stats::{ControlStats, DiskStats, MemoryStats, NamespaceStats};
 use stats::{Counters, add, read};
 
-use crate::catalog::{ChunkRecord, Plan, Ticket};
+use crate::catalog::{ChunkRecord, NamespaceId, Plan, Ticket};
 use crate::config::{Config, StoreTo};
 use crate::error::Result;
 use crate::key::{ChunkKey, Namespace};
@@ -129,17 +129,18 @@ impl ControlPlane {
         let counters = &self.counters;
         counters.lookup_times.note(began.elapsed());
         add(&counters.lookups, 1);
-        add(&counters.lookup_chunks, keys.len() as u64);
         let counter = match &found {
-            Lookup::Hit(hit) => {
-                add(&counters.hit_chunks, hit.chunks as u64);
-                &counters.hits
-            }
+            Lookup::Hit(_) => &counters.hits,
             Lookup::Miss => &counters.misses,
             Lookup::Pending => &counters.pending,
-            Lookup::Busy => &counters.busy,
+            Lookup::Busy => &counters.busy_lookups,
         };
         add(counter, 1);
+        if matches!(found, Lookup::Hit(_) | Lookup::Miss) {
+            // Those of the others are asked for again.
+            add(&counters.lookup_chunks, keys.len() as u64);
+            add(&counters.hit_chunks, found.chunks() as u64);
+        }
         (found, is_asked)
     }
 
@@ -492,6 +493,15 @@ impl ControlPlane {
         self.memory.as_ref().is_some_and(|memory| memory.finish_store(ticket, loaded, None).is_some())
     }
 
+    /// Takes all chunks out of memory and disk, or those of a namespace; says how many copies that were. Loads that are under
+    /// way end as they would have; what is being written or on its way from tier to tier stays. A remote store is others' too, and
+    /// left alone.
+    pub fn clear(&self, namespace: Option<NamespaceId>) -> u64 {
+        let memory = self.memory.as_ref().map(|memory| memory.clear(namespace));
+        let disk = self.disk.as_ref().map(|disk| disk.clear(namespace));
+        memory.unwrap_or_default() + disk.unwrap_or_default()
+    }
+
     /// Figures.
     pub fn stats(&self) -> ControlStats {
         let counters = &self.counters;
@@ -500,15 +510,22 @@ impl ControlPlane {
             hits: read(&counters.hits),
             misses: read(&counters.misses),
             pending: read(&counters.pending),
-            busy: read(&counters.busy),
+            busy: read(&counters.busy) + read(&counters.busy_lookups),
+            busy_lookups: read(&counters.busy_lookups),
             lookup_chunks: read(&counters.lookup_chunks),
             hit_chunks: read(&counters.hit_chunks),
             lookup_times: counters.lookup_times.times(),
-            dead_threads: self.disk.as_ref().map(DiskPlane::dead_threads).unwrap_or_default(),
+            dead_threads: self.dead_threads(),
             memory: self.memory.as_ref().map(MemoryPlane::stats),
             disk: self.disk.as_ref().map(DiskPlane::stats).unwrap_or_default(),
             remote: self.remote.as_ref().map(RemotePlane::stats),
         }
+    }
+
+    fn dead_threads(&self) -> Vec<String> {
+        let disk = self.disk.as_ref().map(DiskPlane::dead_threads);
+        let remote = self.remote.as_ref().map(RemotePlane::dead_threads);
+        disk.into_iter().chain(remote).flatten().collect()
     }
 
     /// The tier that a chunk is stored to first.

@@ -412,6 +412,10 @@ impl RemotePlane {
         state.copying > 0 || !state.outbox.is_empty()
     }
 
+    pub(super) fn dead_threads(&self) -> Vec<String> {
+        self.shared.client.dead_threads()
+    }
+
     pub(super) fn stats(&self) -> RemoteStats {
         let shared = &self.shared;
         let (queued, open_tickets) = {

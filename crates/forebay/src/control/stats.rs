@@ -15,6 +15,8 @@ pub(super) struct Counters {
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
     pub(super) pending: AtomicU64,
+    pub(super) busy_lookups: AtomicU64,
+    /// Stores.
     pub(super) busy: AtomicU64,
     pub(super) hit_chunks: AtomicU64,
     pub(super) lookup_chunks: AtomicU64,
@@ -46,7 +48,9 @@ pub struct ControlStats {
     pub pending: u64,
     /// Lookups and stores that came faster than they could be answered.
     pub busy: u64,
-    /// Chunks asked for in lookups.
+    /// Of them, the lookups.
+    pub busy_lookups: u64,
+    /// Chunks asked for in lookups that were answered, as a hit or as a miss.
     pub lookup_chunks: u64,
     /// Chunks found in lookups.
     pub hit_chunks: u64,
@@ -73,6 +77,8 @@ pub struct MemoryStats {
     pub capacity_bytes: u64,
     /// Chunks evicted.
     pub evictions: u64,
+    /// Chunks taken out because somebody asked for that.
+    pub cleared: u64,
     /// Chunks on their way to the tier behind.
     pub outgoing: u64,
     /// Plans and lookups that are open.
@@ -96,6 +102,8 @@ pub struct DiskStats {
     pub refused_full: u64,
     /// Chunks evicted.
     pub evictions: u64,
+    /// Chunks taken out because somebody asked for that.
+    pub cleared: u64,
     /// Chunks whose bytes on disk were not what was stored.
     pub corrupt: u64,
     /// Chunks that could not be read.
@@ -156,6 +164,7 @@ impl DiskStats {
             store_failed: read(&counters.store_failed),
             refused_full: read(&counters.refused_full),
             evictions: counts.evicted,
+            cleared: counts.cleared,
             corrupt: read(&counters.corrupt),
             io_failed: read(&counters.io_failed),
             journal_errors: read(&counters.journal_errors),

@@ -243,7 +243,7 @@ impl Mover {
         let shared = &self.shared;
         match (job.open.record().tier(), &shared.memory) {
             // Another mover's: here is nobody who would take it up.
-            (Tier::Memory, None) => job.refuse(no_memory_tier()),
+            (Tier::Memory, None) => job.metered(&shared.meter, Way::Load).refuse(no_memory_tier()),
             (Tier::Memory, Some(_)) => shared.take(&shared.recalls, job, Way::Load),
             (Tier::Disk | Tier::Remote, _) => shared.take(&shared.loads, job, Way::Load),
         }

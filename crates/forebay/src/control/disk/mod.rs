@@ -23,7 +23,7 @@ use recorder::{Queue, RECORD_PATIENCE, Recorded};
 use super::lookup::TierLookup;
 use super::plans::TierStore;
 use super::stats::{DiskCounters, DiskStats, add};
-use crate::catalog::{Catalog, ChunkRecord, LoadDecision, Plan, StoreDecision, Ticket};
+use crate::catalog::{Catalog, ChunkRecord, LoadDecision, NamespaceId, Plan, StoreDecision, Ticket};
 use crate::config::{Config, DirectIo, DiskSync};
 use crate::crash_points::{Point, pass};
 use crate::crew::{Crew, JOIN_PATIENCE};
@@ -42,6 +42,9 @@ pub(super) struct DiskPlane {
     keeper: Crew,
     writer: Crew,
 }
+
+/// Chunks that are taken out before somebody else has a turn.
+const CLEARED_AT_ONCE: usize = 1024;
 
 /// Gives milliseconds since 1970.
 pub(super) type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
@@ -352,6 +355,25 @@ impl DiskPlane {
             shared.note_removals(&mut state, vec![removal]);
         }
         true
+    }
+
+    /// Takes out all chunks, or those of a namespace; says how many. What is being written stays.
+    pub(super) fn clear(&self, namespace: Option<NamespaceId>) -> u64 {
+        let mut cleared = 0;
+        loop {
+            let _planner = self.shared.planner.lock();
+            let mut state = self.shared.state.lock();
+            if state.is_closed() {
+                return cleared;
+            }
+            let is_meant = |key: &ChunkKey| namespace.is_none_or(|id| key.namespace_id() == id);
+            let removals = state.catalog.clear(CLEARED_AT_ONCE, is_meant);
+            if removals.is_empty() {
+                return cleared;
+            }
+            cleared += removals.len() as u64;
+            self.shared.note_removals(&mut state, removals);
+        }
     }
 
     /// Figures.

@@ -1,4 +1,4 @@
-//! The file `namespaces`: whose chunks a directory holds, for people to read. The cache itself never reads it.
+//! The file `namespaces`: whose chunks a directory holds, for people to read. No decision depends on it.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -302,6 +302,11 @@ impl Client {
         }
     }
 
+    /// Its threads that died of a panic.
+    pub fn dead_threads(&self) -> Vec<String> {
+        self.kept.as_ref().map(|kept| kept.dead_threads()).unwrap_or_default()
+    }
+
     /// Lets what was spawned end until `deadline`, then gives up the rest. A second call does nothing.
     pub fn shutdown(&self, deadline: Instant) {
         let Some(runtime) = self.runtime.lock().take() else { return };

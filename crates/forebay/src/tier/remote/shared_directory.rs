@@ -314,6 +314,11 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// Its thread, if that died of a panic.
+    pub(super) fn dead_threads(&self) -> Vec<String> {
+        self.trimmer.dead_threads()
+    }
+
     /// Keeps `root`, where `inner` puts its objects, below `capacity_bytes`.
     ///
     /// # Errors
