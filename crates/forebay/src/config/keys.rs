@@ -360,7 +360,7 @@ pub const KEYS: &[Key] = &[
         name: "cache_salt",
         kind: Kind::Secret { max_bytes: 1024 },
         default: Some(""),
-        meaning: "Separates tenants: caches with different salts never find each other's chunks.",
+        meaning: "Separates tenants: engines with different salts never find each other's chunks. Who makes keys by hand gives it to the namespace.",
         remedy: "Set cache_salt to text, in quotes when it looks like a number or a truth value",
         shared: false,
     },
