@@ -286,17 +286,18 @@ def test_g1_g5_g9_engines_that_share_a_store_and_nothing_else(
         )
         assert cold["cached"] == {"long": 0} and redis.keys() == 8 + 7
         everything = {**LONG, **BORDER, **OTHER}
-        [salted, consumer, loaded], said = run_engine(
+        [salted, other_salt, consumer, loaded], said = run_engine(
             model,
             {"prompts": LONG, "forebay": options(None, cache_salt="another", **store)},
+            {"prompts": LONG, "forebay": options(None, cache_salt="a third", **store)},
             {"prompts": everything, "forebay": options(tmp_path / "second", **store), "role": "kv_consumer"},
             {**alone, "forebay": options(None, slots=2, **store), "kill": redis.pid, "prompts_after": OTHER},
         )
-    for seen in (cold, producer, salted, consumer, loaded):
+    for seen in (cold, producer, salted, other_salt, consumer, loaded):
         assert_same_tokens(seen, reference)
-    for seen in (salted, consumer, loaded):
+    for seen in (salted, other_salt, consumer, loaded):
         assert_at_rest(seen)
-    assert salted["cached"] == {"long": 0}, "namespaces never meet"
+    assert salted["cached"] == other_salt["cached"] == {"long": 0}, "namespaces never meet"
     computed = {name: tokens - consumer["cached"][name] for name, (_, tokens) in everything.items()}
     assert computed == {"long": 16, "border": BLOCK_TOKENS, "other": 5}, "a consumer computes the tail"
     assert consumer["stats"]["remote_loaded"] == 15 and "connector_lookups_out_of_time" not in consumer["stats"]
