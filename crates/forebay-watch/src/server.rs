@@ -1,10 +1,9 @@
 //! Says the figures over HTTP, on a thread of its own.
 //!
 //! Promises: it answers GET and HEAD on a handful of paths, and one POST to who says the token, if there is one; a request's
-//! head is bounded in size and time, a body is not read, connections are bounded in number and
-//! time, and too many end the oldest; on a loopback address it
-//! answers only who asks for that by name or number, so that no page of another site can read it. What it shows holds no
-//! secret: no URL, no key, no prompt.
+//! head is bounded in size and time, a body is not read, connections are bounded in number and time, and too many end
+//! the oldest; on a loopback address it answers only who asks for that by name or number, so that no page of another
+//! site can read it. What it shows holds no secret: no URL, no key, no prompt.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -47,8 +47,9 @@
 //! `docs/DESIGN.md` has the ideas and the numbered guarantees, `docs/FORMAT.md` every byte on disk. Here:
 //! [`catalog`] decides and does no I/O · [`control`] has a part for each tier, the disk's is the catalog with its journal ·
 //! [`mover`] does and knows no policy · [`checksum`] is what it proves bytes by · [`staging`] is bounded memory ·
-//! [`memory`] is what it is made of · [`tier::disk`] is the directory · `tier::memory` keeps chunks in CPU memory ·
-//! [`tier::remote`] is a store that instances share · [`outcome`] is how things end · [`config`] is what a user sets · [`error`] is what can be wrong.
+//! [`memory`] is what it is made of · [`histogram`] is how long things took · [`tier::disk`] is the directory ·
+//! `tier::memory` keeps chunks in CPU memory · [`tier::remote`] is a store that instances share · [`outcome`] is how
+//! things end · [`config`] is what a user sets · [`error`] is what can be wrong.
 
 pub mod cache;
 pub mod catalog;

@@ -64,7 +64,7 @@ const fn none(name: &'static str, note: &'static str) -> PeerKey {
 }
 
 // Why whole families of keys have no meaning here.
-const API: &str = "Forebay opens no port; look with `stats()` and the command line";
+const API: &str = "http_listen shows metrics, health and a page; there is no such server besides";
 const BLEND: &str = "only prefixes are reused, never text in the middle of a prompt";
 const CONTROLLER: &str = "there is no controller process";
 const COST: &str = "no eviction policy goes by cost";

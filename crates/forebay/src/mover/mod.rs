@@ -42,6 +42,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 pub use batch::{Batch, Touch};
 use held::Held;
 pub use job::{Job, LoadJob, StoreJob, Verdict};
@@ -52,8 +54,6 @@ use meter::{Meter, Way};
 pub use pages::{Region, Regions};
 use stored::Stored;
 use watch::Watch;
-
-use serde::{Deserialize, Serialize};
 
 use crate::catalog::{BLOCK_BYTES, ChunkRecord, Plan};
 use crate::config::{Config, DiskSync, OnBusy};
