@@ -15,13 +15,16 @@ const SEEN_WITHIN: Duration = Duration::from_secs(1);
 /// two seconds.
 const ONE_PROMPT_MAX: Duration = Duration::from_secs(20);
 
+/// As many as there are unless the configuration says otherwise.
+const IO_THREADS: [&str; 4] = ["forebay-io-0", "forebay-io-1", "forebay-io-2", "forebay-io-3"];
+
 /// Has the thread die, with work to wake it, while another one asks for health; gives how long nobody said so.
 fn kill(watched: &Watched, name: &str) -> Duration {
     let begun = Instant::now();
     kill_thread(name);
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| {
-            while get(&watched.server, "/healthz").status != 503 {
+            while !get(&watched.server, "/healthz").body.contains(name) {
                 assert!(begun.elapsed() < PATIENCE, "{name} did not die, or nobody says so");
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -40,7 +43,8 @@ fn kill(watched: &Watched, name: &str) -> Duration {
     })
 }
 
-fn a_death_is_seen_and_inference_goes_on(name: &str, engine: &str) {
+/// Of each of these threads, one after the other.
+fn deaths_are_seen_and_inference_goes_on(names: &[&str], engine: &str) {
     let values = [
         ("disk_io_engine", Value::from(engine)),
         ("disk_sync", 0.02.into()),
@@ -50,12 +54,14 @@ fn a_death_is_seen_and_inference_goes_on(name: &str, engine: &str) {
     let watched = watched(64 << 20, values);
     let before = prompt(1, 4);
     store(&watched.cache, &before, None);
-    assert_eq!(get(&watched.server, "/healthz").status, 200, "{name}");
-    let unseen = kill(&watched, name);
-    assert!(unseen < SEEN_WITHIN, "{name} was dead for {unseen:?} and nobody said so");
-    let body = get(&watched.server, "/healthz").body;
-    assert!(body.contains(name), "{body}");
-    assert!(get(&watched.server, "/metrics").body.contains("forebay_dead_threads 1"), "{name}");
+    assert_eq!(get(&watched.server, "/healthz").status, 200, "{names:?}");
+    for (index, name) in names.iter().enumerate() {
+        let unseen = kill(&watched, name);
+        assert!(unseen < SEEN_WITHIN, "{name} was dead for {unseen:?} and nobody said so");
+        assert_eq!(get(&watched.server, "/healthz").status, 503, "{name}");
+        let count = format!("forebay_dead_threads {}\n", index + 1);
+        assert!(get(&watched.server, "/metrics").body.contains(&count), "{name}");
+    }
 
     // Whoever uses it is answered, in time.
     for number in 0..5 {
@@ -65,11 +71,11 @@ fn a_death_is_seen_and_inference_goes_on(name: &str, engine: &str) {
         assert_eq!(chunks, 0);
         store(&watched.cache, &keys, None);
         load(&watched.cache, &before);
-        assert!(began.elapsed() < ONE_PROMPT_MAX, "{name}: {:?}", began.elapsed());
+        assert!(began.elapsed() < ONE_PROMPT_MAX, "{names:?}: {:?}", began.elapsed());
     }
     let began = Instant::now();
     watched.cache.close(Duration::from_secs(1));
-    assert!(began.elapsed() < Duration::from_secs(40), "{name}: closing took {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(40), "{names:?}: closing took {:?}", began.elapsed());
 }
 
 /// One after the other: threads of all caches of a process have the same names.
@@ -77,10 +83,12 @@ fn a_death_is_seen_and_inference_goes_on(name: &str, engine: &str) {
 fn g9_each_threads_death_is_seen_and_inference_goes_on() {
     let all = ["forebay-stores", "forebay-loads", "forebay-watch", "forebay-keeper", "forebay-journal"];
     for name in all {
-        a_death_is_seen_and_inference_goes_on(name, "threads");
+        deaths_are_seen_and_inference_goes_on(&[name], "threads");
     }
-    a_death_is_seen_and_inference_goes_on("forebay-io-0", "threads");
+    deaths_are_seen_and_inference_goes_on(&["forebay-io-0"], "threads");
+    // Nobody is left to end what is under way.
+    deaths_are_seen_and_inference_goes_on(&IO_THREADS, "threads");
     for name in ["forebay-ring", "forebay-stored", "forebay-loaded"] {
-        a_death_is_seen_and_inference_goes_on(name, "io_uring");
+        deaths_are_seen_and_inference_goes_on(&[name], "io_uring");
     }
 }

@@ -197,6 +197,10 @@ impl Schedule {
         }
     }
 
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// Takes a transfer in; gives it back, ended, when it does not fit its slot.
     pub(super) fn add(&mut self, transfer: Transfer) -> Option<Ended> {
         let Transfer { direction, drive, extents, mut lease, payload, finish } = transfer;

@@ -2,11 +2,12 @@
 //! [`BlockFile`](super::block_file::BlockFile).
 //!
 //! Promises: the order of pieces is the schedule's; a panic in the file costs the chunk only, one in a transfer's
-//! `finish` that transfer only.
+//! `finish` that transfer only. When the last thread has died of one, what is under way ends at once and no more is taken.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -36,6 +37,19 @@ struct Shared {
 struct State {
     schedule: Schedule,
     closed: bool,
+    /// Threads that have not died.
+    alive: u32,
+}
+
+/// Signs a thread off when it dies of a panic.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.died();
+        }
+    }
 }
 
 impl ThreadEngine {
@@ -47,12 +61,12 @@ impl ThreadEngine {
         let threads = threads.max(2);
         let pieces_max = threads as usize;
         let limits = Limits { pieces_max, writes_max: pieces_max - 1, piece_bytes: PIECE_BYTES };
-        let state = Mutex::new(State { schedule: Schedule::new(limits), closed: false });
+        let state = Mutex::new(State { schedule: Schedule::new(limits), closed: false, alive: threads });
         let shared = Arc::new(Shared { files, state, changed: Condvar::new() });
         let engine = Self { shared, crew: Crew::default() };
         for number in 0..threads {
-            let shared = Arc::clone(&engine.shared);
-            engine.crew.spawn(format!("forebay-io-{number}"), move || shared.work())?;
+            let alive = Alive(Arc::clone(&engine.shared));
+            engine.crew.spawn(format!("forebay-io-{number}"), move || alive.0.work())?;
         }
         Ok(engine)
     }
@@ -120,6 +134,19 @@ impl Shared {
             } else {
                 self.changed.wait(&mut state);
             }
+        }
+    }
+
+    /// A thread has: if it was the last, nobody will end what is under way.
+    fn died(&self) {
+        let mut state = self.state.lock();
+        state.alive -= 1;
+        if state.alive == 0 {
+            state.closed = true;
+            let limits = state.schedule.limits();
+            let abandoned = std::mem::replace(&mut state.schedule, Schedule::new(limits));
+            drop(state);
+            drop(abandoned);
         }
     }
 
