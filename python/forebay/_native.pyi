@@ -99,6 +99,38 @@ class Lookup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
+class Event:
+    """One chunk has come onto a tier, or has left it."""
+
+    tier: Literal["memory", "disk", "remote"]
+    key: bytes
+    change: Literal["stored", "removed"]
+    reason: Literal["", "capacity", "unsound", "cleared", "gone"]
+    """Why it was removed."""
+
+class Events:
+    """A subscription: of each tier, in order, what lookups find from now on and what they find no more."""
+
+    def take(self, timeout: float | None = 0.0) -> list[Event]:
+        """What has happened since the last call. Waits for something to happen for at most `timeout` seconds."""
+    lost: int
+    """How many were lost so far, since they were not taken in time: what one has listed may be wrong then."""
+    closed: bool
+    """Whether the cache is closed, and nothing comes any more."""
+    def listen(self, callback: Callable[[list[Event], int], object]) -> Listener:
+        """Has `callback` called with what happens, as it happens, on a forebay thread: a list of events, and how many
+        before them were lost. Instead of `take`."""
+
+class Listener:
+    """Hears events until it is closed or goes."""
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Waits for its last call for at most `timeout` seconds."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
 class Cache:
     """Catalog and mover in one process."""
 
@@ -120,6 +152,8 @@ class Cache:
     def clear(self, namespace: Namespace | None = None) -> int:
         """Takes all chunks out of memory and disk, or those of a namespace; says how many copies that were. Loads that
         are under way end as they would have; what is being written or copied stays. A remote store is left alone."""
+    def events(self) -> Events:
+        """What comes onto a tier and what leaves it from now on."""
     def stats(self) -> dict[str, Any]: ...
     @property
     def http_address(self) -> str | None:
@@ -168,6 +202,8 @@ class ControlPlane:
     def clear(self, namespace: Namespace | None = None) -> int:
         """Takes all chunks out of memory and disk, or those of a namespace; says how many copies that were. Loads that
         are under way end as they would have; what is being written or copied stays. A remote store is left alone."""
+    def events(self) -> Events:
+        """What comes onto a tier and what leaves it from now on."""
     def stats(self) -> dict[str, Any]: ...
     def note_mover(self, worker: int, figures: bytes) -> None:
         """Notes what the mover of this number said of itself (`Mover.figures`), to be shown over HTTP."""

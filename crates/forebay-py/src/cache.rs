@@ -12,6 +12,7 @@ use pyo3::types::PyDict;
 
 use crate::config::Config;
 use crate::error::{argument, closed, raise};
+use crate::events::Events;
 use crate::exit::at_exit;
 use crate::handle::{Handle, LoadOutcome, StoreOutcome, log_callback_error, seconds};
 use crate::keys::{Namespace, from_bytes, one};
@@ -157,6 +158,11 @@ impl Cache {
         Ok(py.detach(|| cache.clear(namespace)))
     }
 
+    /// What comes onto a tier and what leaves it from now on.
+    fn events(&self, py: Python<'_>) -> PyResult<Events> {
+        Ok(self.open_cache(py)?.events().into())
+    }
+
     /// Where metrics, health and the page are shown (`http_listen`); None where they are not.
     #[getter]
     fn http_address(&self) -> Option<String> {
@@ -207,12 +213,15 @@ fn same_count(py: Python<'_>, keys: usize, buffers: usize) -> PyResult<()> {
     if keys == buffers { Ok(()) } else { Err(argument(py, format!("{keys} keys but {buffers} buffers"))) }
 }
 
+/// Said when `on_complete` raises.
+pub(crate) const CALLBACK_RAISED: &str = "an on_complete callback raised; the chunk's outcome stands";
+
 fn tell<T: for<'py> IntoPyObject<'py>>(callback: &Py<PyAny>, key: &[u8], outcome: T) {
     // Without an interpreter there is nobody left to tell.
     Python::try_attach(|py| {
         let key = pyo3::types::PyBytes::new(py, key);
         if let Err(error) = callback.call1(py, (key, outcome)) {
-            log_callback_error(py, &error);
+            log_callback_error(py, &error, CALLBACK_RAISED);
         }
     });
 }

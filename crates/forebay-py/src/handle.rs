@@ -204,16 +204,12 @@ pub(crate) fn interruptible<T: Send>(
 }
 
 /// Says that a callback raised, by the logger `forebay`.
-pub(crate) fn log_callback_error(py: Python<'_>, error: &PyErr) {
+pub(crate) fn log_callback_error(py: Python<'_>, error: &PyErr, what: &str) {
     let log = || -> PyResult<()> {
         let arguments = PyDict::new(py);
         arguments.set_item("exc_info", error.value(py))?;
         let logger = py.import("logging")?.call_method1("getLogger", ("forebay",))?;
-        logger.call_method(
-            "error",
-            ("an on_complete callback raised; the chunk's outcome stands",),
-            Some(&arguments),
-        )?;
+        logger.call_method("error", (what,), Some(&arguments))?;
         Ok(())
     };
     if let Err(error) = log() {

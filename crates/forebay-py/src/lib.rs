@@ -8,6 +8,7 @@
 mod cache;
 mod config;
 mod error;
+mod events;
 mod exit;
 mod handle;
 mod items;
@@ -32,6 +33,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<handle::Handle>()?;
     module.add_class::<handle::StoreOutcome>()?;
     module.add_class::<handle::LoadOutcome>()?;
+    module.add_class::<events::Event>()?;
+    module.add_class::<events::Events>()?;
+    module.add_class::<events::Listener>()?;
     module.add_class::<plane::ControlPlane>()?;
     module.add_class::<plane::ChunkPlan>()?;
     module.add_class::<plane::Mover>()?;

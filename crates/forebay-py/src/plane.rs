@@ -21,6 +21,7 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::cache::Lookup;
 use crate::config::Config;
 use crate::error::{argument, closed, raise};
+use crate::events::Events;
 use crate::exit::at_exit;
 use crate::handle::{interruptible, seconds};
 use crate::items::{Items, Octets};
@@ -333,6 +334,11 @@ impl ControlPlane {
             .map_err(|_| argument(py, "these are no figures of a mover of this version"))?;
         self.workers.lock().insert(worker, (Instant::now(), stats));
         Ok(())
+    }
+
+    /// What comes onto a tier and what leaves it from now on.
+    fn events(&self) -> Events {
+        self.control.events().into()
     }
 
     /// Where metrics, health and the page are shown (`http_listen`); None where they are not.

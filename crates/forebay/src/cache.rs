@@ -16,6 +16,7 @@ use crate::config::{Config, DirectIo};
 use crate::control::{ControlPlane, ControlStats, LoadPlan, Lookup, Onward, StorePlan};
 use crate::copies::Copies;
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::Events;
 use crate::following::Following;
 use crate::key::{ChunkKey, Namespace};
 use crate::mover::{Batch, Job, Mover, MoverStats, Sink, Source, Verdict};
@@ -159,6 +160,11 @@ impl Cache {
     /// [`ControlPlane::clear`].
     pub fn clear(&self, namespace: Option<NamespaceId>) -> u64 {
         self.control.clear(namespace)
+    }
+
+    /// What comes onto a tier and what leaves it from now on.
+    pub fn events(&self) -> Events {
+        self.control.events()
     }
 
     /// Stores consecutive chunks of a prompt; `parent` is the chunk before the first of them. Returns at once.

@@ -47,7 +47,8 @@
 //! `docs/DESIGN.md` has the ideas and the numbered guarantees, `docs/FORMAT.md` every byte on disk. Here:
 //! [`catalog`] decides and does no I/O · [`control`] has a part for each tier, the disk's is the catalog with its journal ·
 //! [`mover`] does and knows no policy · [`checksum`] is what it proves bytes by · [`staging`] is bounded memory ·
-//! [`memory`] is what it is made of · [`histogram`] is how long things took · [`tier::disk`] is the directory ·
+//! [`memory`] is what it is made of · [`histogram`] is how long things took ·
+//! [`events`] is what comes onto a tier and leaves it · [`tier::disk`] is the directory ·
 //! `tier::memory` keeps chunks in CPU memory · [`tier::remote`] is a store that instances share · [`outcome`] is how
 //! things end · [`config`] is what a user sets · [`error`] is what can be wrong.
 
@@ -60,6 +61,7 @@ mod copies;
 pub mod crash_points;
 mod crew;
 pub mod error;
+pub mod events;
 mod following;
 pub mod histogram;
 pub mod key;

@@ -37,7 +37,9 @@ pub use record::{ChunkRecord, Entry, MEMORY, RECORD_BYTES, REMOTE, grain_blocks}
 pub(crate) use record::{u32_at, u64_at};
 pub use space::AddressSpace;
 
+use crate::events::{Announcer, Cause, Change};
 use crate::key::ChunkKey;
+use crate::outcome::Tier;
 use eviction::Eviction;
 use index::Index;
 use namespaces::Namespaces;
@@ -102,6 +104,8 @@ pub struct Catalog {
     next_ticket: u64,
     next_generation: u64,
     counts: Counts,
+    /// Who is told what comes and goes, and of which tier it is.
+    announcer: Option<(Announcer, Tier)>,
 }
 
 impl Catalog {
@@ -134,6 +138,18 @@ impl Catalog {
             next_ticket: (u64::from(epoch) << EPOCH_SHIFT) + 1,
             next_generation: (u64::from(epoch) << EPOCH_SHIFT) + 1,
             counts: Counts::default(),
+            announcer: None,
+        }
+    }
+
+    /// Has what comes and goes from now on told as of this tier.
+    pub(crate) fn announce_by(&mut self, announcer: Announcer, tier: Tier) {
+        self.announcer = Some((announcer, tier));
+    }
+
+    fn announce(&self, id: u32, change: Change) {
+        if let Some((announcer, tier)) = &self.announcer {
+            announcer.tell(*tier, self.table[id].key, change);
         }
     }
 
@@ -287,6 +303,7 @@ impl Catalog {
     pub fn commit(&mut self, ticket: Ticket) -> bool {
         let Some(id) = self.close_write(ticket) else { return false };
         self.table[id].state = State::Committed;
+        self.announce(id, Change::Stored);
         self.may_come_back(id);
         true
     }
@@ -321,6 +338,7 @@ impl Catalog {
         self.open.remove(&ticket);
         let removal = (self.table[id].state == State::Committed).then(|| {
             self.counts.dropped += 1;
+            self.announce(id, Change::Removed(Cause::Unsound));
             self.table[id].state = State::Dropped;
             self.unlist(id)
         });
@@ -335,6 +353,7 @@ impl Catalog {
         let ids: Vec<u32> = self.order.first_to_go(&self.table).filter(is_meant).take(most).collect();
         let clear = |id| {
             self.counts.cleared += 1;
+            self.announce(id, Change::Removed(Cause::Cleared));
             self.table[id].state = State::Dropped;
             let removal = self.unlist(id);
             if self.table[id].pins == 0 {
@@ -516,6 +535,7 @@ impl Catalog {
     fn evict(&mut self) -> Option<Entry> {
         let id = self.order.victim(&mut self.table)?;
         self.counts.evicted += 1;
+        self.announce(id, Change::Removed(Cause::Capacity));
         let removal = self.unlist(id);
         self.forget(id);
         Some(removal)

@@ -17,6 +17,7 @@ use crate::catalog::{
     BLOCK_BYTES, Catalog, DriveBlocks, Limits, LoadDecision, MEMORY, NamespaceId, Plan, StoreDecision, Ticket,
 };
 use crate::config::Config;
+use crate::events::Announcer;
 use crate::key::ChunkKey;
 use crate::outcome::{LoadStatus, Reason, Tier};
 
@@ -79,15 +80,17 @@ impl State {
 
 impl MemoryPlane {
     /// The memory tier of a configuration, if it has one.
-    pub(super) fn of(config: &Config, chunk_bytes: u64) -> Option<Self> {
+    pub(super) fn of(config: &Config, chunk_bytes: u64, announcer: &Announcer) -> Option<Self> {
         let blocks = u32::try_from(config.memory_tier_bytes(chunk_bytes) / BLOCK_BYTES as u64).ok()?;
         if blocks == 0 {
             return None;
         }
         let limits =
             Limits { blocks: DriveBlocks::from(blocks), chunks_max: u32::MAX - 1, tickets_max: TICKETS_MAX };
+        let mut catalog = Catalog::of_memory(limits, config.cache_policy);
+        catalog.announce_by(announcer.clone(), Tier::Memory);
         let state = State {
-            catalog: Catalog::of_memory(limits, config.cache_policy),
+            catalog,
             closed: false,
             sends: true,
             outbox: VecDeque::new(),
@@ -290,7 +293,7 @@ mod tests {
             ("max_local_disk_size", Value::from(1.0)),
             ("max_local_cpu_size", Value::from(0.125)),
         ]);
-        MemoryPlane::of(&config.unwrap().config, 4096).expect("there is room")
+        MemoryPlane::of(&config.unwrap().config, 4096, &Announcer::default()).expect("there is room")
     }
 
     fn store(plane: &MemoryPlane, key: ChunkKey) {

@@ -40,6 +40,7 @@ use stats::{Counters, add, read};
 use crate::catalog::{ChunkRecord, NamespaceId, Plan, Ticket};
 use crate::config::{Config, StoreTo};
 use crate::error::Result;
+use crate::events::{Announcer, Events};
 use crate::key::{ChunkKey, Namespace};
 use crate::outcome::{LoadStatus, Reason, Tier, TierEnd};
 use crate::tier::remote::client::Client;
@@ -53,6 +54,7 @@ pub struct ControlPlane {
     store_to: StoreTo,
     sightings: Sightings,
     counters: Counters,
+    announcer: Announcer,
 }
 
 impl ControlPlane {
@@ -79,7 +81,8 @@ impl ControlPlane {
     ) -> Result<Self> {
         let names = Names::of(config.staging_shape(chunk_bytes)?.slot_bytes);
         let has_disk = !config.local_disk.is_empty();
-        let memory = MemoryPlane::of(config, chunk_bytes);
+        let announcer = Announcer::default();
+        let memory = MemoryPlane::of(config, chunk_bytes, &announcer);
         if memory.is_none() && config.local_cpu {
             tracing::warn!(
                 "local_cpu is true, but max_local_cpu_size leaves no room for a chunk of {chunk_bytes} bytes beside the \
@@ -88,12 +91,20 @@ impl ControlPlane {
         }
         Ok(Self {
             memory,
-            disk: has_disk.then(|| DiskPlane::open(config, chunk_bytes, namespace)).transpose()?,
-            remote: client.map(|client| RemotePlane::new(config, names, client)),
+            disk: has_disk
+                .then(|| DiskPlane::open(config, chunk_bytes, namespace, &announcer))
+                .transpose()?,
+            remote: client.map(|client| RemotePlane::new(config, names, client, announcer.clone())),
             store_to: config.store_to,
             sightings: Sightings::new(config.store_after),
             counters: Counters::default(),
+            announcer,
         })
+    }
+
+    /// What comes onto a tier and what leaves it from now on.
+    pub fn events(&self) -> Events {
+        self.announcer.subscribe()
     }
 
     /// How much of this prompt is there. What is on disk is pinned until the hit is dropped.
@@ -554,5 +565,6 @@ impl ControlPlane {
         self.memory.iter().for_each(MemoryPlane::close);
         self.remote.iter().for_each(RemotePlane::close);
         self.disk.iter().for_each(DiskPlane::close);
+        self.announcer.close();
     }
 }

@@ -23,6 +23,7 @@ use super::plans::{Onward, TierStore};
 use super::stats::{add, read};
 use crate::catalog::{ChunkRecord, Plan, Ticket};
 use crate::config::Config;
+use crate::events::{Announcer, Cause, Change};
 use crate::key::ChunkKey;
 use crate::outcome::{LoadStatus, Reason, Tier, TierEnd};
 use crate::tier::remote::client::{Client, ClientStats};
@@ -58,6 +59,7 @@ struct Shared {
     /// Something has become known.
     answered: Condvar,
     counters: Counters,
+    announcer: Announcer,
 }
 
 #[derive(Default)]
@@ -198,7 +200,7 @@ impl Shared {
 }
 
 impl RemotePlane {
-    pub(super) fn new(config: &Config, names: Names, client: Arc<Client>) -> Self {
+    pub(super) fn new(config: &Config, names: Names, client: Arc<Client>, announcer: Announcer) -> Self {
         let shared = Shared {
             client,
             names,
@@ -207,6 +209,7 @@ impl RemotePlane {
             state: Mutex::default(),
             answered: Condvar::new(),
             counters: Counters::default(),
+            announcer,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -327,6 +330,7 @@ impl RemotePlane {
         }
         if written {
             shared.there(&mut state, key);
+            shared.announcer.tell(Tier::Remote, key, Change::Stored);
             add(&shared.counters.stored, 1);
         } else {
             add(&shared.counters.store_failed, 1);
@@ -349,10 +353,12 @@ impl RemotePlane {
             }
             (LoadStatus::Miss, Some(Reason::NotThere)) => {
                 add(&shared.counters.gone, 1);
+                shared.announcer.tell(Tier::Remote, key, Change::Removed(Cause::Gone));
                 shared.absent(&mut state, key, ABSENT);
             }
             (LoadStatus::Miss, _) => {
                 add(&shared.counters.corrupt, 1);
+                shared.announcer.tell(Tier::Remote, key, Change::Removed(Cause::Unsound));
                 shared.absent(&mut state, key, ABSENT);
             }
             (LoadStatus::Failed, Some(Reason::Remote(_) | Reason::TimedOut)) => {

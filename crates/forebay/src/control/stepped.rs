@@ -6,6 +6,7 @@ use super::{ControlPlane, Counters, DiskPlane, Sightings};
 use crate::catalog::Catalog;
 use crate::config::{DiskSync, StoreTo};
 use crate::error::Result;
+use crate::events::Announcer;
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::disk::directory::Opened;
 
@@ -17,13 +18,15 @@ impl ControlPlane {
         disk_sync: DiskSync,
         clock: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
+        let announcer = Announcer::default();
         Self {
             memory: None,
-            disk: Some(DiskPlane::stepped(opened, data, disk_sync, Box::new(clock))),
+            disk: Some(DiskPlane::stepped(opened, data, disk_sync, Box::new(clock), &announcer)),
             remote: None,
             store_to: StoreTo { memory: false, disk: true, remote: false },
             sightings: Sightings::new(1),
             counters: Counters::default(),
+            announcer,
         }
     }
 

@@ -28,8 +28,9 @@ use crate::config::{Config, DirectIo, DiskSync};
 use crate::crash_points::{Point, pass};
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
+use crate::events::Announcer;
 use crate::key::{ChunkKey, Namespace};
-use crate::outcome::{LoadStatus, Reason};
+use crate::outcome::{LoadStatus, Reason, Tier};
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::disk::directory::{Directory, Opened, Settings};
 use crate::tier::disk::journal::Journal;
@@ -135,7 +136,12 @@ impl DiskPlane {
     ///
     /// # Errors
     /// When the configuration does not fit or the directory cannot be used: see [`Directory::open`].
-    pub(super) fn open(config: &Config, chunk_bytes: u64, namespace: Option<&Namespace>) -> Result<Self> {
+    pub(super) fn open(
+        config: &Config,
+        chunk_bytes: u64,
+        namespace: Option<&Namespace>,
+        announcer: &Announcer,
+    ) -> Result<Self> {
         let settings = Settings {
             directories: config.local_disk.clone(),
             capacity_bytes: config.max_local_disk_bytes,
@@ -149,7 +155,7 @@ impl DiskPlane {
             opened.directory.describe(namespace)?;
         }
         let data = DataFiles::open(opened.directory.data_paths(), settings.direct_io)?;
-        let plane = Self::stepped(opened, data, config.disk_sync, Box::new(now_ms));
+        let plane = Self::stepped(opened, data, config.disk_sync, Box::new(now_ms), announcer);
         let described = described(plane.shared.directory.path()).into_iter();
         let models = described.filter_map(|(id, mut fields)| Some((id, fields.remove("model")?)));
         let _ = plane.shared.models.set(models.collect());
@@ -169,9 +175,16 @@ impl DiskPlane {
 
     /// On directories that are open, with a clock that gives milliseconds since 1970, and no threads: the keeper's turns
     /// are the caller's to take, and who has something to be recorded writes it.
-    pub(super) fn stepped(opened: Opened, data: DataFiles, disk_sync: DiskSync, clock: Clock) -> Self {
+    pub(super) fn stepped(
+        opened: Opened,
+        data: DataFiles,
+        disk_sync: DiskSync,
+        clock: Clock,
+        announcer: &Announcer,
+    ) -> Self {
         let Opened { directory, stock } = opened;
-        let Stock { catalog, journal, former, journal_records, interrupted, rebuilt, .. } = stock;
+        let Stock { mut catalog, journal, former, journal_records, interrupted, rebuilt, .. } = stock;
+        catalog.announce_by(announcer.clone(), Tier::Disk);
         // Whoever wrote them may have died before it was time.
         let unsynced = if matches!(disk_sync, DiskSync::Interval(_)) { former } else { Vec::new() };
         let state = State {
@@ -299,6 +312,8 @@ impl DiskPlane {
         match shared.record(&mut state, Vec::new(), Some((ticket, record))) {
             Recorded::Written => {
                 pass(Point::Committed);
+                drop(state);
+                tracing::debug!(target: "forebay::chunk", "it is in the journal, and found from now on");
                 Ok(record)
             }
             Recorded::Failed => Err(Reason::Journal),
