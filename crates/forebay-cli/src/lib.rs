@@ -20,6 +20,7 @@ mod figures;
 mod generate;
 mod help;
 mod inspect;
+mod log;
 mod process;
 mod quantiles;
 mod replay;
@@ -30,6 +31,8 @@ mod trace;
 mod verify;
 
 use std::io::{self, Write};
+
+pub use log::{end_log, log_to_stderr};
 
 use clap::{CommandFactory, Parser};
 
@@ -111,12 +114,4 @@ fn print(bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         ended => ended,
     }
-}
-
-/// Sends log lines to standard error, from the level on that the variable `FOREBAY_LOG` names (`off`, `error`, `warn`,
-/// `info`, `debug`; `warn` where it does not). For a program's `main`: it does nothing where a log is kept already.
-pub fn log_to_stderr() {
-    let level = std::env::var("FOREBAY_LOG").ok().and_then(|level| level.parse().ok());
-    let level = level.unwrap_or(tracing_subscriber::filter::LevelFilter::WARN);
-    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).try_init();
 }

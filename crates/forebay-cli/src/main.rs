@@ -2,5 +2,7 @@
 
 fn main() -> std::process::ExitCode {
     forebay_cli::log_to_stderr();
-    forebay_cli::run(std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect()).into()
+    let code = forebay_cli::run(std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect());
+    forebay_cli::end_log();
+    code.into()
 }

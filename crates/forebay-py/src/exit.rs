@@ -48,5 +48,8 @@ pub(crate) fn at_exit<T: Send + Sync + 'static>(what: Weak<T>, close: fn(&T, Dur
 pub(crate) fn close_all(py: Python<'_>) {
     let closes = std::mem::take(&mut *CLOSES.lock());
     let ours = closes.into_iter().filter(|(process, _)| *process == std::process::id());
-    py.detach(move || ours.for_each(|(_, open)| open.close(PATIENCE)));
+    py.detach(move || {
+        ours.for_each(|(_, open)| open.close(PATIENCE));
+        forebay_cli::end_log();
+    });
 }

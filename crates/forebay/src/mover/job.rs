@@ -5,6 +5,9 @@
 
 use std::sync::Arc;
 
+use tracing::Span;
+use tracing::field::Empty;
+
 use super::batch::Batch;
 use super::memory::{Sink, Source};
 use super::meter::{Meter, Metered, Way};
@@ -23,9 +26,15 @@ pub(super) struct Open {
     plan: Option<(Plan, AnswerFn)>,
     /// Counts the end, once a mover has taken the job.
     metered: Option<Metered>,
+    /// The chunk's way, for who traces it: from being taken by a mover until it is answered.
+    way: Span,
 }
 
 impl Open {
+    pub(super) fn way(&self) -> Span {
+        self.way.clone()
+    }
+
     pub(super) fn record(&self) -> ChunkRecord {
         self.plan.as_ref().expect("not answered yet").0.record
     }
@@ -39,6 +48,8 @@ impl Open {
             if let Some(metered) = self.metered.take() {
                 metered.end(&verdict);
             }
+            let way = std::mem::replace(&mut self.way, Span::none()).entered();
+            way.record("outcome", verdict.as_ref().map_or_else(Reason::code, |()| "done"));
             answer(plan, verdict);
         }
     }
@@ -84,7 +95,7 @@ impl<M: ?Sized> Job<M> {
     ) -> Self {
         let watched = Arc::clone(batch);
         Self {
-            open: Open { plan: Some((plan, Box::new(answer))), metered: None },
+            open: Open { plan: Some((plan, Box::new(answer))), metered: None, way: Span::none() },
             cancelled: Box::new(move || watched.is_cancelled()),
             lent: Lent { memory, _touch: Box::new(batch.touch()) },
             kept: None,
@@ -99,9 +110,19 @@ impl<M: ?Sized> Job<M> {
         self
     }
 
-    /// Has it counted, from now on.
+    /// Has it counted and traced, from now on.
     pub(super) fn metered(mut self, meter: &Arc<Meter>, way: Way) -> Self {
-        self.open.metered = Some(meter.begin(way, self.open.record(), self.kept));
+        let record = self.open.record();
+        self.open.metered = Some(meter.begin(way, record, self.kept));
+        let (tier, bytes) = (record.tier().name(), record.length);
+        self.open.way = match way {
+            Way::Store => {
+                tracing::debug_span!(target: "forebay::chunk", "store", tier, key = %record.key, bytes, outcome = Empty)
+            }
+            Way::Load => {
+                tracing::debug_span!(target: "forebay::chunk", "load", tier, key = %record.key, bytes, outcome = Empty)
+            }
+        };
         self
     }
 

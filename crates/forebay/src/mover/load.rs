@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use tracing::Span;
 
 use super::job::{Job, Lent, LoadJob, Open, Verdict};
 use super::memory::Sink;
@@ -69,6 +70,7 @@ struct Loading {
     /// It has failed, or nobody waits for it any more.
     over: Arc<AtomicBool>,
     arrivals: Mutex<Arrivals>,
+    way: Span,
     shared: Arc<Shared>,
 }
 
@@ -121,12 +123,14 @@ impl Shared {
         }
         let Some((job, lease)) = self.slot(job, Class::Load, self.load_patience) else { return };
         let Job { open, lent, .. } = job;
+        let way = open.way();
+        tracing::debug!(target: "forebay::chunk", parent: &way, "it has a slot");
         let over = Arc::new(AtomicBool::new(false));
         let asked = self.watch.add(Asked { lent, kept, open, _over: Over(Arc::clone(&over)) });
         let check = Check { hasher: trailer::payload_hasher(), sum: None };
         let arrivals = Arrivals { waiting: BTreeMap::new(), next: 0, check: Some(check), failure: None };
         let arrivals = Mutex::new(arrivals);
-        let loading = Arc::new(Loading { record, asked, over, arrivals, shared: Arc::clone(self) });
+        let loading = Arc::new(Loading { record, asked, over, arrivals, way, shared: Arc::clone(self) });
         if let Err(reason) = loading.ask(lease, remote.as_deref()) {
             loading.fail(&mut loading.arrivals.lock(), reason);
         }
@@ -193,6 +197,7 @@ impl Loading {
         while let Some((blocks, lease, mut check)) = turn {
             let next = blocks.end;
             let verdict = self.scatter(&blocks, lease, &mut check);
+            tracing::trace!(target: "forebay::chunk", parent: &self.way, ?blocks, done = verdict.is_ok(), "a part was checked and copied");
             let mut arrivals = self.arrivals.lock();
             arrivals.check = Some(check);
             arrivals.next = next;

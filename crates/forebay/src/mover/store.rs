@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use tracing::Span;
 
 use super::job::{Job, Lent, Open, StoreJob};
 use super::memory::Source;
@@ -44,6 +45,7 @@ struct Storing {
     upload: Option<Arc<Upload>>,
     /// Locked by nobody: it makes the rest shareable.
     open: Mutex<Open>,
+    way: Span,
     shared: Arc<Shared>,
 }
 
@@ -75,6 +77,7 @@ impl Shared {
         };
         let Some((job, lease)) = self.slot(job, class, self.store_patience) else { return };
         let Job { open, lent, .. } = job;
+        let way = open.way();
         let storing = Arc::new(Storing {
             record,
             class,
@@ -83,10 +86,15 @@ impl Shared {
             kept: Arc::new(Mutex::new(Some(lent))),
             upload,
             open: Mutex::new(open),
+            way,
             shared: Arc::clone(self),
         });
-        if let Err(reason) = storing.send(lease) {
-            storing.fail(reason);
+        tracing::debug!(target: "forebay::chunk", parent: &storing.way, "it has a slot");
+        match storing.send(lease) {
+            Ok(()) => {
+                tracing::debug!(target: "forebay::chunk", parent: &storing.way, "all of it is with the device");
+            }
+            Err(reason) => storing.fail(reason),
         }
         if let Some(storing) = Arc::into_inner(storing) {
             storing.answer();
@@ -221,6 +229,7 @@ impl Storing {
 
     /// Notes how a part ended.
     fn note(self: Arc<Self>, blocks: u64, outcome: Result<(), Reason>) -> Arc<Self> {
+        tracing::trace!(target: "forebay::chunk", parent: &self.way, blocks, done = outcome.is_ok(), "a part was written");
         match outcome {
             Ok(()) => {
                 self.written_blocks.fetch_add(blocks, Ordering::AcqRel);

@@ -1,0 +1,143 @@
+//! What being watched costs: the same stores and loads by turns with nobody looking, and with metrics and the page's figures
+//! asked for each second while every chunk is traced and its lines are written (to nowhere). Prints medians, and the ratio. `TMPDIR` names the drive.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use forebay::{Cache, ChunkKey, Config, Namespace, Value};
+use forebay_watch::Server;
+use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
+
+const CHUNK: usize = 2 << 20;
+const CHUNKS: usize = 128;
+const REPEATS: usize = 4;
+const PAIRS: usize = 9;
+const SCRAPE_EVERY: Duration = Duration::from_secs(1);
+
+/// Bytes that all stores read.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// GB/s of wall time, and seconds of processor time for a GB, of what was stored and loaded.
+#[derive(Clone, Copy)]
+struct Speed {
+    gb_per_s: f64,
+    cpu_s_per_gb: f64,
+}
+
+fn cpu_s() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default()).as_secs_f64()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far from the limit")]
+fn round(cache: &Cache, keys: &[ChunkKey], bytes: &Arc<Vec<u8>>, buffers: &[Arc<Mutex<Vec<u8>>>]) -> Speed {
+    let (began, cpu_before) = (Instant::now(), cpu_s());
+    for _ in 0..REPEATS {
+        let chunks = keys.iter().map(|key| (*key, Box::new(Shared(Arc::clone(bytes))) as _)).collect();
+        let stored = cache.store(chunks, None, None).expect("right chunks").wait(None).expect("an end");
+        assert!(stored.iter().all(|outcome| outcome.reason.is_none()), "{stored:?}");
+        let sinks =
+            keys.iter().zip(buffers).map(|(key, buffer)| (*key, Box::new(Arc::clone(buffer)) as _)).collect();
+        let loaded = cache.load(sinks, None).wait(None).expect("an end");
+        assert!(loaded.iter().all(|outcome| outcome.reason.is_none()), "{loaded:?}");
+        cache.clear(None);
+    }
+    let gb = (2 * REPEATS * CHUNKS * CHUNK) as f64 / 1e9;
+    Speed { gb_per_s: gb / began.elapsed().as_secs_f64(), cpu_s_per_gb: (cpu_s() - cpu_before) / gb }
+}
+
+fn get(server: &Server, path: &str) {
+    let mut stream = TcpStream::connect(server.address()).expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address());
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("it answers");
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{path}");
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let config = Config::from_values([
+        ("local_disk", Value::from(directory.path().join("kv").to_str().expect("text"))),
+        ("max_local_disk_size", Value::from(1.0)),
+        ("max_local_cpu_size", Value::from(0.125)),
+        ("local_cpu", Value::from(false)),
+        ("use_only_staging_buffer", Value::from(true)),
+        ("disk_min_free_size", Value::from(0.0)),
+    ])
+    .expect("a configuration")
+    .config;
+    let (level, handle) = reload::Layer::new(LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::sink).with_filter(level);
+    tracing_subscriber::registry().with(lines).init();
+
+    let cache = Arc::new(Cache::open(&config, CHUNK as u64, None).expect("a cache"));
+    let tokens: Vec<u32> = (0..u32::try_from(4 * CHUNKS).expect("small")).collect();
+    let keys = Namespace::of_model("cost").chunk_keys(&tokens, 4, &[]).expect("keys");
+    let bytes = Arc::new((0..CHUNK).map(|at| u8::try_from(at % 251).expect("small")).collect::<Vec<u8>>());
+    let buffers: Vec<_> = (0..CHUNKS).map(|_| Arc::new(Mutex::new(vec![0; CHUNK]))).collect();
+
+    // The first time blocks of the drive are written costs more.
+    round(&cache, &keys, &bytes, &buffers);
+    let (mut alone, mut watched) = (Vec::new(), Vec::new());
+    for _ in 0..PAIRS {
+        alone.push(round(&cache, &keys, &bytes, &buffers));
+
+        handle.modify(|level| *level = LevelFilter::DEBUG).expect("there is a subscriber");
+        let weak = Arc::downgrade(&cache);
+        let server = Server::start(([127, 0, 0, 1], 0).into(), "", Arc::new(weak)).expect("a server");
+        let over = AtomicBool::new(false);
+        watched.push(thread::scope(|scope| {
+            let scraper = scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    get(&server, "/metrics");
+                    get(&server, "/api/now");
+                    thread::park_timeout(SCRAPE_EVERY);
+                }
+            });
+            let speed = round(&cache, &keys, &bytes, &buffers);
+            over.store(true, Ordering::Relaxed);
+            scraper.thread().unpark();
+            speed
+        }));
+        drop(server);
+        handle.modify(|level| *level = LevelFilter::OFF).expect("there is a subscriber");
+    }
+
+    let of = |speeds: &[Speed], what: fn(&Speed) -> f64| median(speeds.iter().map(what).collect());
+    let ratio = |what: fn(&Speed) -> f64| {
+        median(alone.iter().zip(&watched).map(|(alone, watched)| what(watched) / what(alone)).collect())
+    };
+    for (name, speeds) in [("alone", &alone), ("watched", &watched)] {
+        println!(
+            "{name:8} {:.2} GB/s  {:.3} CPU-s/GB",
+            of(speeds, |speed| speed.gb_per_s),
+            of(speeds, |speed| speed.cpu_s_per_gb)
+        );
+    }
+    println!(
+        "watched against alone, medians of {PAIRS} pairs: {:.1} % of the throughput, {:.1} % of the processor time",
+        100.0 * ratio(|speed| speed.gb_per_s),
+        100.0 * ratio(|speed| speed.cpu_s_per_gb)
+    );
+}
