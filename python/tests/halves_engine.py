@@ -57,6 +57,7 @@ class Engine:
         *,
         dead: tuple[int, ...] = (),
         role: str = "kv_both",
+        announces: bool = False,
         salt: str = "",
         **options: Any,
     ) -> None:
@@ -79,6 +80,7 @@ class Engine:
             incidents=Incidents(),
             loads=role != "kv_producer",
             stores=role != "kv_consumer",
+            announces=announces,
         )
         self.memory = [torch.zeros(LAYOUT.size_bytes, dtype=torch.uint8) for _ in self.shard_of]
         self.workers = [WorkerHalf(index, self._opener(index in dead), Incidents()) for index in sorted(self.shard_of)]
@@ -160,6 +162,9 @@ class Engine:
             num_tokens=PROMPT_TOKENS,
             num_prompt_tokens=PROMPT_TOKENS,
             num_computed_tokens=0,
+            num_output_tokens=0,
+            all_token_ids=list(range(prompt, prompt + PROMPT_TOKENS)),
+            lora_request=None,
             block_hashes=[bytes([prompt, block]) * 16 for block in range(blocks)],
             skip_reading_prefix_cache=False,
         )
@@ -188,6 +193,7 @@ class Engine:
             return not self.scheduler.work_in_flight() and (not keep or name in sent)
 
         self.step({name: PROMPT_TOKENS - request.num_computed_tokens})
+        request.num_output_tokens = 1
         keep = self.scheduler.request_finished(name)
         self.idle_until(settled)
         return promised, arrived * BLOCK_TOKENS

@@ -102,10 +102,26 @@ def stored(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     it."""
     directory = tmp_path_factory.mktemp("stored") / "kv"
     directory.mkdir()
-    seen, _ = run_engine(model, {"prompts": {**LONG, **BORDER}, "forebay": options(directory)})
-    assert seen[0]["cached"] == {"long": 0, "border": 0}
-    assert seen[0]["stats"]["connector_chunks_stored"] == 12
+    step = {"prompts": {**LONG, **BORDER}, "forebay": options(directory), "events_port": free_port()}
+    [seen], _ = run_engine(model, step)
+    assert seen["cached"] == {"long": 0, "border": 0}
+    assert seen["stats"]["connector_chunks_stored"] == 12
+    # A router is told of each chunk, block by block, under the engine's own hashes.
+    assert_announced(seen["events"], chunks=12)
+    assert seen["metrics"]["vllm:forebay_stored_chunks"] == 12
+    assert seen["metrics"]["vllm:forebay_prompt_tokens"] == LONG["long"][1] + BORDER["border"][1]
+    assert seen["metrics"]["vllm:forebay_hit_tokens"] == 0
     return directory
+
+
+def assert_announced(events: list[dict[str, Any]], chunks: int) -> None:
+    assert [event["type"] for event in events] == ["BlockStored"] * chunks
+    blocks = [block for event in events for block in event["block_hashes"]]
+    assert len(set(blocks)) == chunks * CHUNK_TOKENS // BLOCK_TOKENS
+    for event in events:
+        assert (event["medium"], event["locality"], event["block_size"]) == ("STORAGE", "LOCAL", BLOCK_TOKENS)
+        assert len(event["token_ids"]) == CHUNK_TOKENS
+        assert event["parent_block_hash"] is None or event["parent_block_hash"] in blocks
 
 
 @pytest.fixture
@@ -142,7 +158,8 @@ def assert_same_tokens(seen: dict[str, Any], reference: dict[str, list[int]]) ->
 def test_g1_g2_g6_a_restarted_engine_answers_from_disk_through_two_slots(
     model: Path, reference: dict[str, list[int]], warm: Path
 ) -> None:
-    [seen], _ = run_engine(model, {"prompts": {**LONG, **BORDER}, "forebay": options(warm, slots=2)})
+    step = {"prompts": {**LONG, **BORDER}, "forebay": options(warm, slots=2), "events_port": free_port()}
+    [seen], _ = run_engine(model, step)
     assert_same_tokens(seen, reference)
     computed = LONG["long"][1] - seen["cached"]["long"]
     assert computed == 16 and computed / LONG["long"][1] < 0.05
@@ -153,6 +170,12 @@ def test_g1_g2_g6_a_restarted_engine_answers_from_disk_through_two_slots(
     assert "connector_chunks_stored" not in seen["stats"], "what was loaded must not be stored again"
     assert seen["stats"]["staging_slots"] == 2
     assert_at_rest(seen)
+    # What an earlier process stored is announced when it is asked for.
+    assert_announced(seen["events"], chunks=12)
+    metrics = seen["metrics"]
+    loaded = seen["cached"]["long"] + seen["cached"]["border"]
+    assert metrics["vllm:forebay_hit_tokens"] == metrics["vllm:forebay_loaded_tokens"] == loaded
+    assert metrics["vllm:forebay_load_seconds"] == 2 and metrics["vllm:forebay_failed_loads"] == 0
 
 
 def test_g6_an_engine_in_its_own_processes_loads_and_stores(

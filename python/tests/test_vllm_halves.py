@@ -153,6 +153,7 @@ def request(tokens: int, prompt_tokens: int | None = None, name: str = "r") -> A
         num_tokens=tokens,
         num_prompt_tokens=prompt_tokens or tokens,
         num_computed_tokens=0,
+        num_output_tokens=0,
         block_hashes=[bytes([index]) * 32 for index in range(tokens // LAYOUT.hash_tokens)],
         skip_reading_prefix_cache=False,
     )

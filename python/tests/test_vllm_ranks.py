@@ -122,6 +122,7 @@ def test_what_several_ranks_finished_while_shutting_down_is_committed(engine: Ca
         num_tokens=PROMPT_TOKENS,
         num_prompt_tokens=PROMPT_TOKENS,
         num_computed_tokens=0,
+        num_output_tokens=0,
         block_hashes=[bytes([1, block]) * 16 for block in range(8)],
         skip_reading_prefix_cache=False,
     )

@@ -13,7 +13,9 @@ import json
 import os
 import signal
 import sys
+import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,11 @@ os.environ.update(
     }
 )
 
+import msgspec
+import zmq
 from vllm import LLM, SamplingParams
-from vllm.config import KVTransferConfig
+from vllm.config import KVEventsConfig, KVTransferConfig
+from vllm.distributed.kv_events import KVEventBatch
 from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
 
 import forebay
@@ -59,6 +64,10 @@ def start(step: dict[str, Any], model: str) -> LLM:
         num_gpu_blocks_override=step.get("blocks"),
         max_num_seqs=step.get("max_num_seqs", 16),
         max_num_batched_tokens=step.get("batched_tokens", 4096),
+        disable_log_stats="events_port" not in step,
+        kv_events_config=KVEventsConfig(enable_kv_cache_events=True, endpoint=f"tcp://*:{step['events_port']}")
+        if "events_port" in step
+        else None,
         kv_transfer_config=options
         and KVTransferConfig(
             kv_connector="ForebayConnector",
@@ -97,6 +106,31 @@ def answers(llm: LLM, step: dict[str, Any]) -> tuple[dict[str, list[int]], dict[
     return tokens_of, cached_of
 
 
+@contextlib.contextmanager
+def router(port: int | None) -> Iterator[list[Any]]:
+    """What somebody hears who subscribed to the engine's KV events; complete when it ends."""
+    heard: list[Any] = []
+    if port is None:
+        yield heard
+        return
+    socket = zmq.Context.instance().socket(zmq.SUB)
+    socket.setsockopt(zmq.SUBSCRIBE, b"")
+    socket.connect(f"tcp://127.0.0.1:{port}")
+    time.sleep(0.5)  # until the publisher knows of us
+    try:
+        yield heard
+        while socket.poll(1000):
+            _, _, payload = socket.recv_multipart()
+            batch = msgspec.msgpack.decode(payload, type=KVEventBatch)
+            heard.extend(msgspec.to_builtins(event) for event in batch.events)
+    finally:
+        socket.close(0)
+
+
+def figure(metric: Any) -> float:
+    return metric.value if hasattr(metric, "value") else metric.count
+
+
 def settle(llm: LLM) -> None:
     """Steps on until nothing is left to report, as a serving engine's loop does by itself."""
     core = llm.llm_engine.engine_core.engine_core  # type: ignore[attr-defined]
@@ -131,12 +165,18 @@ def run(step: dict[str, Any], model: str) -> dict[str, Any]:
     core = llm.llm_engine.engine_core
     inside = hasattr(core, "engine_core")
     preemptions = count_preemptions(core.engine_core.scheduler) if inside else []
-    tokens, cached = answers(llm, step)
+    with router(step.get("events_port")) as heard:
+        tokens, cached = answers(llm, step)
+        if inside:
+            settle(llm)
     if "kill" in step:  # a server's process, and then there is more to answer
         os.kill(step["kill"], signal.SIGKILL)
         more, more_cached = answers(llm, {**step, "prompts": step["prompts_after"]})
         tokens, cached = {**tokens, **more}, {**cached, **more_cached}
     seen: dict[str, Any] = {"tokens": tokens, "cached": cached, "stats": {}, "preemptions": len(preemptions)}
+    if "events_port" in step:
+        seen["events"] = [event for event in heard if event["medium"] != "GPU"]
+        seen["metrics"] = {each.name: figure(each) for each in llm.get_metrics() if "forebay" in each.name}
     if inside:
         settle(llm)
         scheduler = core.engine_core.scheduler

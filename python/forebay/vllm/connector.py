@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -23,12 +23,14 @@ from .device import open_pages
 from .incidents import Incidents
 from .layout import lora_identity, namespace, read_layout, read_shards, worker_index
 from .messages import StepPlan, StepReport
+from .metrics import PromMetrics, Tally
 from .scheduler import SchedulerHalf, open_control_plane, warn_of_unstable_hashes
 from .settings import read_settings
 from .worker import WorkerHalf
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.distributed.kv_events import KVCacheEvent
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -95,6 +97,7 @@ class ForebayConnector(KVConnectorBase_V1):
             incidents=self._incidents,
             loads=transfer.is_kv_consumer,
             stores=transfer.is_kv_producer,
+            announces=_announces(vllm_config),
         )
 
     @property
@@ -165,6 +168,27 @@ class ForebayConnector(KVConnectorBase_V1):
     def has_pending_push_work(self) -> bool:
         return self._scheduler is not None and self._scheduler.work_in_flight()
 
+    def take_events(self) -> Iterable[KVCacheEvent]:
+        half = self._scheduler
+        return self._guard("events", half.take_events, []) if half is not None else []
+
+    def get_kv_connector_stats(self) -> Tally | None:
+        return self._scheduler.take_tally() if self._scheduler is not None else None
+
+    def reset_cache(self) -> bool | None:
+        half = self._scheduler
+        return self._guard("clear", half.clear, False) if half is not None else None
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> Tally:
+        return Tally(data=data or {})
+
+    @classmethod
+    def build_prom_metrics(
+        cls, vllm_config: VllmConfig, metric_types: Any, labelnames: Any, per_engine_labelvalues: Any
+    ) -> PromMetrics:
+        return PromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+
     # Worker -------------------------------------------------------------------------------------------------
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
@@ -212,6 +236,11 @@ class ForebayConnector(KVConnectorBase_V1):
 def _adapter(request: Any) -> str:
     lora = request.lora_request
     return lora_identity(lora.lora_path) if lora is not None else ""
+
+
+def _announces(vllm_config: VllmConfig) -> bool:
+    events = vllm_config.kv_events_config
+    return events is not None and events.enable_kv_cache_events
 
 
 def _speak_through_vllm() -> None:

@@ -23,6 +23,7 @@ class Settings:
     """Whether generated tokens are stored too, not only prompts."""
     cache_salt: str = field(repr=False)
     """Separates those who share a cache's place and must not share chunks."""
+    has_disk: bool
     has_remote: bool
     """Whether there is a store that other instances may share."""
     lookup_wait_s: float
@@ -48,6 +49,7 @@ def read_settings(extra_config: dict[str, Any], workers: int = 1) -> Settings:
         chunk_tokens=int(values.get("chunk_size") or _DEFAULT_CHUNK_TOKENS),
         save_decode_cache=bool(values.get("save_decode_cache", False)),
         cache_salt=config.cache_salt,
+        has_disk=bool(values.get("local_disk")),
         has_remote=values.get("remote_url") is not None,
         lookup_wait_s=float(values.get("lookup_wait_s", _DEFAULT_LOOKUP_WAIT_S)),
         is_watched=values.get("http_listen") is not None,
