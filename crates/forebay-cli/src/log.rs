@@ -53,6 +53,8 @@ mod otlp {
         [OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT]
             .iter()
             .find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))?;
+        // The client of HTTP that is compiled in comes without cryptography of its own.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let exporter = match SpanExporter::builder().with_http().build() {
             Ok(exporter) => exporter,
             Err(error) => {
