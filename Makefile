@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo demo-remote test test-rust test-python lint fmt miri fuzz fuzz-python kills soak bench-peers bench-peers-robustness setup native model clean
+.PHONY: demo demo-remote test test-rust test-python lint fmt book miri fuzz fuzz-python kills soak bench-peers bench-peers-robustness setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -26,6 +26,7 @@ test-python: setup native
 lint:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 	$(VENV)/ruff format --check python demo scripts examples bench
 	$(VENV)/ruff check python demo scripts examples bench
 
@@ -33,6 +34,11 @@ fmt:
 	cargo fmt
 	$(VENV)/ruff format python demo scripts examples bench
 	$(VENV)/ruff check --fix python demo scripts examples bench
+
+# docs/ as pages, into target/book.
+book:
+	@command -v mdbook >/dev/null || { echo "mdbook is not there; install it: cargo install mdbook --locked" >&2; exit 1; }
+	mdbook build
 
 # Undefined behaviour in the crates' unsafe code, as far as an interpreter can run it. Needs a nightly toolchain.
 miri:

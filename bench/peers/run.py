@@ -127,7 +127,7 @@ def heading(about: dict[str, Any]) -> list[str]:
     return [
         f"Measured at commit {about['commit']} on {about['machine']}, in {about['minutes']:.0f} minutes:",
         "",
-        "```",
+        "```sh",
         about["command"],
         "```",
         "",

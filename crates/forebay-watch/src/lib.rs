@@ -17,3 +17,8 @@ pub mod server;
 
 pub use figures::{Figures, Watched, Worker};
 pub use server::Server;
+
+/// What `docs/RUST.md` shows is compiled. Here, since it shows this crate too.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/RUST.md")]
+struct Shown;
