@@ -3,8 +3,8 @@
 //!
 //! Promises: with the feature `crash-points`, which only tests turn on (this crate's own, and `forebay-watch`'s), a process whose environment has
 //! `FOREBAY_DIE_AT` set to `POINT:N` is killed by SIGKILL when it passes that point for the `N`th time, and a file named by
-//! `FOREBAY_NOTE_POINTS` gets a line for each point that is passed. Without the feature [`pass`],
-//! [`pass_with`] and [`turn`] are empty functions, and nothing of this is in what is built.
+//! `FOREBAY_NOTE_POINTS` gets a line for each point that is passed. Without the feature `pass`,
+//! `pass_with` and `turn` are empty functions, and nothing of this is in what is built.
 //!
 //! A feature, since wrappers of the seams (`Home`, `BlockFile`) would reach the journal and the data, but not `FORMAT`,
 //! the space that is taken, the order among a cache's directories, nor the catalog's steps between them. That the crate is its own
