@@ -118,6 +118,21 @@ def test_the_tally_is_what_happened(tmp_path: Path) -> None:
     engine.close()
 
 
+def test_what_is_only_watched_changes_nothing_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("as it should")
+
+    for name in ("found", "planned"):
+        monkeypatch.setattr(announce.Announcements, name, fail)
+    for name in ("computed", "loaded"):
+        monkeypatch.setattr(PrefillRate, name, fail)
+    engine = Engine(tmp_path, ONE, announces=True)
+    assert engine.prefill(1) == (0, 0)
+    assert engine.prefill(1) == (CHUNKS * CHUNK_TOKENS, CHUNKS * CHUNK_TOKENS)
+    assert engine.scheduler.stats()["connector_observation_failed"] > 0
+    engine.close()
+
+
 def test_time_saved_is_what_computing_would_have_taken_less_the_load() -> None:
     rate = PrefillRate()
     assert rate.loaded(1000, 0.5) == 0.0, "nothing is known yet"

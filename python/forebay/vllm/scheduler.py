@@ -170,7 +170,7 @@ class SchedulerHalf:
             self._plan.awaits_answers = True
             return None, False
         if self._announcements is not None:
-            self._announcements.found(request, chunks, keys)
+            self._observe(self._announcements.found, request, chunks, keys)
         hit_tokens = min(chunks * chunk_tokens, wanted_tokens)
         if not state.was_counted:  # it is asked again each time there is no room for it
             state.was_counted = True
@@ -316,7 +316,7 @@ class SchedulerHalf:
             if (state := self._requests.get(request_id)) is not None:
                 state.unsettled.clear()
                 state.prefill_began_s, state.prefill_tokens = None, 0
-        self._time_prefills(scheduled_tokens)
+        self._observe(self._time_prefills, scheduled_tokens)
         if self._serving and self._stores:
             for request_id, tokens in scheduled_tokens.items():
                 try:
@@ -379,7 +379,7 @@ class SchedulerHalf:
         block_ids, per_chunk = block_ids_of(request_id), self._layout.blocks_per_chunk
         if self._announcements is not None:
             for chunk in range(first, len(keys[0])):
-                self._announcements.planned(request, chunk, [of_shard[chunk] for of_shard in keys])
+                self._observe(self._announcements.planned, request, chunk, [of_shard[chunk] for of_shard in keys])
         blocks = [block_ids[chunk * per_chunk : (chunk + 1) * per_chunk] for chunk in range(first, len(keys[0]))]
         if len(blocks[-1]) != per_chunk:
             raise RuntimeError(f"{request_id} has {len(block_ids)} blocks, too few for {len(keys[0])} chunks")
@@ -485,7 +485,14 @@ class SchedulerHalf:
         for request_id in request_ids:
             if (state := self._requests.get(request_id)) is not None:
                 state.loading = False
-                self._count_load(state)
+                self._observe(self._count_load, state)
+
+    def _observe(self, watch: Callable[..., None], *arguments: Any) -> None:
+        """Whatever goes wrong with what is only watched changes nothing of what is done."""
+        try:
+            watch(*arguments)
+        except Exception as error:
+            self._incidents.note("observation_failed", error)
 
     def _count_load(self, state: _Request) -> None:
         seconds = time.monotonic() - state.load_began_s
@@ -520,7 +527,7 @@ class SchedulerHalf:
         if state is None:
             return False
         self._release_pins(state)
-        self._note_prefill(state, time.monotonic())
+        self._observe(self._note_prefill, state, time.monotonic())
         if state.loading:  # the engine holds the blocks by itself until the load is reported
             self._plan.abandoned.append(request_id)
             return False
