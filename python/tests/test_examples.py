@@ -11,7 +11,7 @@ from pathlib import Path
 from tiny_model import VLLM_ENVIRONMENT
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-VLLM_MAX_S = 300
+VLLM_MAX_S = 480
 CHUNK_TOKENS = 256
 
 

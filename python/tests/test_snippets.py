@@ -31,7 +31,7 @@ EXAMPLES = {file.read_text(): file.name for file in (ROOT / "examples").glob("*.
 # Blocks of these are checked, each of them, by the test that is named.
 ELSEWHERE = {("docs/FORMAT.md", "json"): "crates/forebay-cli/tests/format.rs"}
 COMMAND_MAX_S = 120
-VLLM_MAX_S = 300
+VLLM_MAX_S = 480
 TOKEN = "a-word"
 # What stands for something in a command.
 PLACEHOLDERS = {"SIZE": "2MiB", "DIR": "/nvme"}

@@ -13,8 +13,9 @@ VLLM_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # Neither compiled nor warmed up.
+    # Neither compiled, nor traced, nor warmed up.
     "VLLM_CPU_CI_ENV": "1",
+    "TORCHDYNAMO_DISABLE": "1",
 }
 
 
