@@ -467,7 +467,7 @@ impl Ring {
     /// Hands over what was prepared, and waits for an answer, the bell, or so long.
     fn wait(&mut self, bell: &OwnedFd, at_most: Option<types::Timespec>) -> io::Result<()> {
         if !self.listening {
-            let poll_in = u32::from(rustix::event::PollFlags::IN.bits());
+            let poll_in = u32::from(libc::POLLIN.unsigned_abs());
             let entry = opcode::PollAdd::new(types::Fd(bell.as_fd().as_raw_fd()), poll_in).build();
             // SAFETY: names no memory; the bell is open for as long as the ring's thread runs.
             unsafe { self.kernel.submission().push(&entry.user_data(WAKE_TOKEN)) }
