@@ -187,9 +187,10 @@ impl Events {
         let has_ended = Arc::new((Mutex::new(false), Condvar::new()));
         let ended = Ended(Arc::clone(&has_ended));
         let body = move || {
-            let _ended = ended;
+            // The subscription goes first, then its end is told.
+            let (_ended, events) = (ended, self);
             loop {
-                let news = self.wait(Duration::from_hours(1));
+                let news = events.wait(Duration::from_hours(1));
                 let is_last = news.is_last;
                 if is_last || !news.events.is_empty() {
                     hear(news);
