@@ -116,7 +116,7 @@ class Events:
     lost: int
     """How many were lost so far, since they were not taken in time: what one has listed may be wrong then."""
     closed: bool
-    """Whether the cache is closed, and nothing comes any more."""
+    """Whether the cache is closed: no more is waited for."""
     def listen(self, callback: Callable[[list[Event], int], object]) -> Listener:
         """Has `callback` called with what happens, as it happens, on a forebay thread: a list of events, and how many
         before them were lost. Instead of `take`."""

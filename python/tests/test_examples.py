@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tiny_model import VLLM_ENVIRONMENT
+from tiny_model import QUICK_VLLM_ENVIRONMENT
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 VLLM_MAX_S = 480
@@ -23,7 +23,7 @@ def run(name: str, *arguments: str, timeout_s: float = 60) -> str:
         capture_output=True,
         text=True,
         timeout=timeout_s,
-        env={**os.environ, **VLLM_ENVIRONMENT, "PATH": path},
+        env={**os.environ, **QUICK_VLLM_ENVIRONMENT, "PATH": path},
         check=False,
     )
     assert ended.returncode == 0, (ended.stdout + ended.stderr)[-6000:]

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from documents import DOCUMENTS, ROOT, Block, blocks
-from tiny_model import VLLM_ENVIRONMENT
+from tiny_model import QUICK_VLLM_ENVIRONMENT
 
 import forebay
 
@@ -125,7 +125,7 @@ def test_an_engine_starts_as_shown_and_stores_there(block: Block, scratch: Path,
         capture_output=True,
         text=True,
         timeout=VLLM_MAX_S,
-        env={**os.environ, **VLLM_ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+        env={**os.environ, **QUICK_VLLM_ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
         check=False,
     )
     assert ended.returncode == 0, (ended.stdout + ended.stderr)[-4000:]

@@ -58,7 +58,7 @@ def test_a_router_believes_of_the_disk_what_is_there(tmp_path: Path, shards: tup
     draw = random.Random(7)
     for _ in range(120):
         engine.prefill(draw.randrange(1, 90))
-        router.hear(engine.scheduler.take_events())
+        router.hear(engine.scheduler.onlooker.take_events())
     assert router.removed > 20, "the disk was full"
     whole = sum(router.chunks(prompt) for prompt in range(1, 90))
     assert whole * CHUNK_TOKENS // BLOCK_TOKENS == len(router.blocks)
@@ -68,16 +68,16 @@ def test_a_router_believes_of_the_disk_what_is_there(tmp_path: Path, shards: tup
     for prompt in range(1, 90):
         # A hit of a prompt is what the router would have sent it here for.
         assert engine.prefill(prompt)[0] // CHUNK_TOKENS == router.chunks(prompt)
-        router.hear(engine.scheduler.take_events())
+        router.hear(engine.scheduler.onlooker.take_events())
     engine.close()
 
     again = Engine(tmp_path, shards, announces=True, max_local_disk_size=0.003)
     fresh = Router()
     promised, _ = again.prefill(89)
-    fresh.hear(again.scheduler.take_events())
+    fresh.hear(again.scheduler.onlooker.take_events())
     assert fresh.chunks(89) == CHUNKS and promised == CHUNKS * CHUNK_TOKENS, "a hit tells what was stored before"
     assert again.scheduler.clear()
-    fresh.hear(again.scheduler.take_events())
+    fresh.hear(again.scheduler.onlooker.take_events())
     assert not fresh.blocks
     again.close()
 
@@ -88,7 +88,7 @@ def test_what_is_forgotten_is_taken_back_first(tmp_path: Path, monkeypatch: pyte
     router = Router()
     for prompt in range(1, 9):
         engine.prefill(prompt)
-        router.hear(engine.scheduler.take_events())
+        router.hear(engine.scheduler.onlooker.take_events())
     assert [router.chunks(prompt) for prompt in range(1, 9)] == [0] * 5 + [CHUNKS] * 3
     assert engine.prefill(1)[0] == CHUNKS * CHUNK_TOKENS, "it is there all the same"
     engine.close()
@@ -97,7 +97,7 @@ def test_what_is_forgotten_is_taken_back_first(tmp_path: Path, monkeypatch: pyte
 def test_who_asks_for_no_events_keeps_none(tmp_path: Path) -> None:
     engine = Engine(tmp_path, ONE)
     engine.prefill(1)
-    assert engine.scheduler.take_events() == []
+    assert engine.scheduler.onlooker.take_events() == []
     engine.close()
 
 
@@ -106,9 +106,9 @@ def test_the_tally_is_what_happened(tmp_path: Path) -> None:
     total = Tally()
     for prompt in (1, 2, 1, 1):
         engine.prefill(prompt)
-        if (tally := engine.scheduler.take_tally()) is not None:
+        if (tally := engine.scheduler.onlooker.take_tally()) is not None:
             total.aggregate(Tally(data=tally.to_dict()))
-    assert engine.scheduler.take_tally() is None, "it was taken"
+    assert engine.scheduler.onlooker.take_tally() is None, "it was taken"
     loaded = 2 * CHUNKS * CHUNK_TOKENS
     assert total.data["prompt_tokens"] == 4 * PROMPT_TOKENS
     assert total.data["hit_tokens"] == total.data["loaded_tokens"] == loaded

@@ -19,17 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tiny_model import VLLM_ENVIRONMENT
+
 os.environ.update(
-    {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "2",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "0",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several workers may run on fewer processors
-        "VLLM_ENABLE_V1_MULTIPROCESSING": os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
-    }
+    {**VLLM_ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0")}
 )
 
 import msgspec

@@ -170,10 +170,10 @@ class ForebayConnector(KVConnectorBase_V1):
 
     def take_events(self) -> Iterable[KVCacheEvent]:
         half = self._scheduler
-        return self._guard("events", half.take_events, []) if half is not None else []
+        return self._guard("events", half.onlooker.take_events, []) if half is not None else []
 
     def get_kv_connector_stats(self) -> Tally | None:
-        return self._scheduler.take_tally() if self._scheduler is not None else None
+        return self._scheduler.onlooker.take_tally() if self._scheduler is not None else None
 
     def reset_cache(self) -> bool | None:
         half = self._scheduler

@@ -1,6 +1,6 @@
 """What vLLM's own metrics say of the cache: in its log lines and at its `/metrics`.
 
-The scheduler half counts into `Tally`; vLLM takes the tally with each step, adds it up in its front end, and shows it.
+The onlooker counts into `Tally`; vLLM takes the tally with each step, adds it up in its front end, and shows it.
 It is plain data that can be serialised. docs/METRICS.md lists the metrics.
 """
 

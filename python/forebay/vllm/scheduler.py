@@ -27,7 +27,7 @@ from .announce import Announcements
 from .farewell import Mailbox
 from .incidents import Incidents
 from .messages import SKIPPED_BLOCK, CopyJob, CopyOutcome, LoadJob, Outcome, StepPlan, StepReport, StoreJob
-from .metrics import PrefillRate, Tally
+from .onlooker import Onlooker
 
 if TYPE_CHECKING:
     from .layout import KvLayout, Shard
@@ -84,15 +84,6 @@ class _Request:
     lookup_deadline_s: float | None = None
     """Set by the first lookup whose answer was open, and kept until one is not: a request waits once."""
     asked_again_s: float = float("-inf")
-    was_counted: bool = False
-    """Its lookup is in the tally."""
-    load_began_s: float = 0.0
-    load_tokens: int = 0
-    """Tokens of the load that is under way."""
-    prefill_began_s: float | None = None
-    """When its first step began, until its first token is there."""
-    prefill_tokens: int = 0
-    """Tokens of the prompt that it had to compute then."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +131,11 @@ class SchedulerHalf:
         self._plan = StepPlan()
         self._mailbox = Mailbox() if plane is not None else None
         self._told_mailbox = False
-        self._tally = Tally()
-        self._prefill_rate = PrefillRate()
-        self._announcements: Announcements | None = None
+        announcements = None
         if announces and plane is not None:
             tier = "disk" if settings.has_disk else "remote"
-            self._announcements = Announcements(plane.events(), layout.hashes_per_chunk, layout.chunk_tokens, tier)
+            announcements = Announcements(plane.events(), layout.hashes_per_chunk, layout.chunk_tokens, tier)
+        self.onlooker = Onlooker(incidents, announcements)
 
     # Lookup and load ----------------------------------------------------------------------------------------
 
@@ -169,13 +159,8 @@ class SchedulerHalf:
             self._release_pins(state)
             self._plan.awaits_answers = True
             return None, False
-        if self._announcements is not None:
-            self._observe(self._announcements.found, request, chunks, keys)
         hit_tokens = min(chunks * chunk_tokens, wanted_tokens)
-        if not state.was_counted:  # it is asked again each time there is no room for it
-            state.was_counted = True
-            self._tally.add("prompt_tokens", request.num_tokens)
-            self._tally.add("hit_tokens", max(0, hit_tokens - local_tokens))
+        self.onlooker.looked_up(request, max(0, hit_tokens - local_tokens), chunks, keys)
         if hit_tokens <= local_tokens:
             self._release_pins(state)
             return 0, False
@@ -258,7 +243,7 @@ class SchedulerHalf:
             job.lost_blocks = block_ids[covered:end_block]
         self._plan.loads.extend(jobs.values())
         state.loading = True
-        state.load_began_s, state.load_tokens = time.monotonic(), external_tokens
+        self.onlooker.load_planned(request.request_id, external_tokens)
         self._release_pins(state)
 
     def _plan_load(
@@ -315,8 +300,10 @@ class SchedulerHalf:
             plan.preempted.append(request_id)
             if (state := self._requests.get(request_id)) is not None:
                 state.unsettled.clear()
-                state.prefill_began_s, state.prefill_tokens = None, 0
-        self._observe(self._time_prefills, scheduled_tokens)
+                self.onlooker.preempted(request_id)
+        self.onlooker.step_planned(
+            self._requests[request_id].request for request_id in scheduled_tokens if request_id in self._requests
+        )
         if self._serving and self._stores:
             for request_id, tokens in scheduled_tokens.items():
                 try:
@@ -329,27 +316,6 @@ class SchedulerHalf:
             except Exception as error:
                 self._incidents.note("plan_copies_failed", error)
         return plan
-
-    def _time_prefills(self, scheduled_tokens: Iterable[str]) -> None:
-        now_s = time.monotonic()
-        for request_id in scheduled_tokens:
-            state = self._requests.get(request_id)
-            if state is None:
-                continue
-            if state.prefill_began_s is not None:
-                self._note_prefill(state, now_s)
-            elif state.request.num_output_tokens == 0 and not state.prefill_tokens:
-                state.prefill_began_s = now_s
-                state.prefill_tokens = state.request.num_prompt_tokens - state.request.num_computed_tokens
-
-    def _note_prefill(self, state: _Request, now_s: float) -> None:
-        """If its first token is there, its prompt was computed."""
-        if state.prefill_began_s is not None and state.request.num_output_tokens > 0:
-            seconds, state.prefill_began_s = now_s - state.prefill_began_s, None
-            self._count_saved(self._prefill_rate.computed(state.prefill_tokens, seconds))
-
-    def _count_saved(self, seconds: float) -> None:
-        self._tally.add("first_token_saved_seconds" if seconds > 0 else "first_token_lost_seconds", abs(seconds))
 
     def _plan_copies(self, plan: StepPlan) -> None:
         assert self._plane is not None
@@ -377,9 +343,7 @@ class SchedulerHalf:
         if first >= len(keys[0]):
             return
         block_ids, per_chunk = block_ids_of(request_id), self._layout.blocks_per_chunk
-        if self._announcements is not None:
-            for chunk in range(first, len(keys[0])):
-                self._observe(self._announcements.planned, request, chunk, [of_shard[chunk] for of_shard in keys])
+        self.onlooker.stores_planned(request, range(first, len(keys[0])), keys)
         blocks = [block_ids[chunk * per_chunk : (chunk + 1) * per_chunk] for chunk in range(first, len(keys[0]))]
         if len(blocks[-1]) != per_chunk:
             raise RuntimeError(f"{request_id} has {len(block_ids)} blocks, too few for {len(keys[0])} chunks")
@@ -472,7 +436,7 @@ class SchedulerHalf:
     def _store_settled(self, message: bytes, flight: _Flight, state: _Request | None, status: str, reason: str) -> None:
         self._open_stores -= 1
         self._incidents.counts["chunks_stored" if status == "written" else "chunks_not_stored"] += 1
-        self._tally.add("stored_chunks" if status == "written" else "unstored_chunks")
+        self.onlooker.store_ended(status == "written")
         if status != "written" and reason != _CANCELLED:
             self._incidents.note("store_failed", f"chunk {flight.chunk} of {flight.request_id}: {reason}")
         if state is None:
@@ -485,35 +449,7 @@ class SchedulerHalf:
         for request_id in request_ids:
             if (state := self._requests.get(request_id)) is not None:
                 state.loading = False
-                self._observe(self._count_load, state)
-
-    def _observe(self, watch: Callable[..., None], *arguments: Any) -> None:
-        """Whatever goes wrong with what is only watched changes nothing of what is done."""
-        try:
-            watch(*arguments)
-        except Exception as error:
-            self._incidents.note("observation_failed", error)
-
-    def _count_load(self, state: _Request) -> None:
-        seconds = time.monotonic() - state.load_began_s
-        self._tally.sample_load(seconds)
-        if state.load_failed:
-            self._tally.add("failed_loads")
-            self._count_saved(-seconds)
-        else:
-            self._tally.add("loaded_tokens", state.load_tokens)
-            self._count_saved(self._prefill_rate.loaded(state.load_tokens, seconds))
-
-    def take_tally(self) -> Tally | None:
-        """What has been counted for vLLM's metrics since the last call."""
-        if self._tally.is_empty():
-            return None
-        tally, self._tally = self._tally, Tally()
-        return tally
-
-    def take_events(self) -> list[Any]:
-        """vLLM's KV events since the last call."""
-        return self._announcements.take() if self._announcements is not None else []
+                self.onlooker.load_ended(request_id, state.load_failed)
 
     def clear(self) -> bool:
         """Takes all chunks out of memory and disk. Whether nothing is found any more: a remote store is left alone."""
@@ -527,7 +463,7 @@ class SchedulerHalf:
         if state is None:
             return False
         self._release_pins(state)
-        self._observe(self._note_prefill, state, time.monotonic())
+        self.onlooker.finished(state.request)
         if state.loading:  # the engine holds the blocks by itself until the load is reported
             self._plan.abandoned.append(request_id)
             return False
