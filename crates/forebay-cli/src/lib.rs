@@ -9,7 +9,7 @@
 //! One file or folder a command: `inspect`, `verify`, `config`, `replay`, `bench`, `doctor`; `help` has `completions` and
 //! `man`. The first two look at a directory
 //! through `directory`; `replay`, `bench` and `doctor` work in a place of their own, made by `scratch`, and the first two drive chunks through a cache
-//! by `stream`. `figures` writes sizes and ages the way people read them.
+//! by `stream`. `figures` writes sizes and ages the way people read them; `log` is where log lines and traces go.
 
 mod bench;
 mod config;
@@ -32,9 +32,8 @@ mod verify;
 
 use std::io::{self, Write};
 
-pub use log::{end_log, log_to_stderr};
-
 use clap::{CommandFactory, Parser};
+pub use log::{end_log, log_to_stderr};
 
 /// What was asked for was done, and all is right.
 const RIGHT: u8 = 0;

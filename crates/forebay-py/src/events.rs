@@ -93,7 +93,7 @@ impl Events {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing will come any more.
+    /// Whether the cache is closed.
     #[getter]
     fn closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)

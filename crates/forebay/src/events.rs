@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -22,6 +22,9 @@ use crate::outcome::Tier;
 
 /// Events that wait for a reader, at most.
 pub const WAITING_MAX: usize = 1 << 16;
+
+/// The longest wait of a reader, who asks again.
+const WAIT_MAX: Duration = Duration::from_hours(24);
 
 /// One chunk has come onto a tier, or has left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +78,7 @@ pub struct News {
     pub events: Vec<Event>,
     /// How many before them were lost, since they were not read in time. What one has listed may be wrong then.
     pub lost: u64,
-    /// Nothing will come any more: the cache is closed.
+    /// The cache is closed. No more is waited for; a store that was under way may still be told to who asks again.
     pub is_last: bool,
 }
 
@@ -161,15 +164,13 @@ impl Events {
         self.wait(Duration::ZERO)
     }
 
-    /// What has happened since the last call; waits for something to happen, or for the end, at most so long.
+    /// What has happened since the last call; waits for something to happen, or for the end, at most so long
+    /// and never longer than a day.
     pub fn wait(&self, at_most: Duration) -> News {
         let mut waiting = self.queue.news.lock();
-        if let Some(deadline) = Instant::now().checked_add(at_most) {
-            while waiting.events.is_empty()
-                && !waiting.closed
-                && !self.queue.changed.wait_until(&mut waiting, deadline).timed_out()
-            {}
-        }
+        let is_quiet = |waiting: &mut Waiting| waiting.events.is_empty() && !waiting.closed;
+        let at_most = at_most.min(WAIT_MAX);
+        self.queue.changed.wait_while_for(&mut waiting, is_quiet, at_most);
         News {
             events: std::mem::take(&mut waiting.events).into(),
             lost: std::mem::take(&mut waiting.lost),
@@ -178,7 +179,7 @@ impl Events {
     }
 
     /// Has `hear` called with what happens, as it happens, on a thread of its own, until the cache is closed or the
-    /// [`Listener`] is dropped. It may take its time, and call the cache.
+    /// [`Listener`] is dropped. It may take its time, and call the cache. If it panics, it is not called again.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when there are no more threads to be had.
@@ -303,7 +304,7 @@ mod tests {
                 announcer.close();
             })
         };
-        assert!(events.wait(Duration::from_mins(1)).is_last);
+        assert!(events.wait(Duration::MAX).is_last);
         assert!(announcer.subscribe().take().is_last);
         closer.join().unwrap();
     }

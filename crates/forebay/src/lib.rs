@@ -73,6 +73,9 @@ mod queue;
 pub mod staging;
 pub mod tier;
 
+/// The target of what is traced of a chunk on its way.
+pub(crate) const CHUNK_TRACES: &str = "forebay::chunk";
+
 pub use cache::{Cache, CacheStats};
 pub use config::{Config, Value};
 pub use control::{ControlPlane, Lookup};

@@ -117,10 +117,10 @@ impl<M: ?Sized> Job<M> {
         let (tier, bytes) = (record.tier().name(), record.length);
         self.open.way = match way {
             Way::Store => {
-                tracing::debug_span!(target: "forebay::chunk", "store", tier, key = %record.key, bytes, outcome = Empty)
+                tracing::debug_span!(target: crate::CHUNK_TRACES, "store", tier, key = %record.key, bytes, outcome = Empty)
             }
             Way::Load => {
-                tracing::debug_span!(target: "forebay::chunk", "load", tier, key = %record.key, bytes, outcome = Empty)
+                tracing::debug_span!(target: crate::CHUNK_TRACES, "load", tier, key = %record.key, bytes, outcome = Empty)
             }
         };
         self

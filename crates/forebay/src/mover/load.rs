@@ -124,7 +124,7 @@ impl Shared {
         let Some((job, lease)) = self.slot(job, Class::Load, self.load_patience) else { return };
         let Job { open, lent, .. } = job;
         let way = open.way();
-        tracing::debug!(target: "forebay::chunk", parent: &way, "it has a slot");
+        tracing::debug!(target: crate::CHUNK_TRACES, parent: &way, "it has a slot");
         let over = Arc::new(AtomicBool::new(false));
         let asked = self.watch.add(Asked { lent, kept, open, _over: Over(Arc::clone(&over)) });
         let check = Check { hasher: trailer::payload_hasher(), sum: None };
@@ -197,7 +197,7 @@ impl Loading {
         while let Some((blocks, lease, mut check)) = turn {
             let next = blocks.end;
             let verdict = self.scatter(&blocks, lease, &mut check);
-            tracing::trace!(target: "forebay::chunk", parent: &self.way, ?blocks, done = verdict.is_ok(), "a part was checked and copied");
+            tracing::trace!(target: crate::CHUNK_TRACES, parent: &self.way, ?blocks, done = verdict.is_ok(), "a part was checked and copied");
             let mut arrivals = self.arrivals.lock();
             arrivals.check = Some(check);
             arrivals.next = next;

@@ -89,10 +89,10 @@ impl Shared {
             way,
             shared: Arc::clone(self),
         });
-        tracing::debug!(target: "forebay::chunk", parent: &storing.way, "it has a slot");
+        tracing::debug!(target: crate::CHUNK_TRACES, parent: &storing.way, "it has a slot");
         match storing.send(lease) {
             Ok(()) => {
-                tracing::debug!(target: "forebay::chunk", parent: &storing.way, "all of it is with the device");
+                tracing::debug!(target: crate::CHUNK_TRACES, parent: &storing.way, "all of it is with the device");
             }
             Err(reason) => storing.fail(reason),
         }
@@ -229,7 +229,7 @@ impl Storing {
 
     /// Notes how a part ended.
     fn note(self: Arc<Self>, blocks: u64, outcome: Result<(), Reason>) -> Arc<Self> {
-        tracing::trace!(target: "forebay::chunk", parent: &self.way, blocks, done = outcome.is_ok(), "a part was written");
+        tracing::trace!(target: crate::CHUNK_TRACES, parent: &self.way, blocks, done = outcome.is_ok(), "a part was written");
         match outcome {
             Ok(()) => {
                 self.written_blocks.fetch_add(blocks, Ordering::AcqRel);

@@ -313,7 +313,7 @@ impl DiskPlane {
             Recorded::Written => {
                 pass(Point::Committed);
                 drop(state);
-                tracing::debug!(target: "forebay::chunk", "it is in the journal, and found from now on");
+                tracing::debug!(target: crate::CHUNK_TRACES, "it is in the journal, and found from now on");
                 Ok(record)
             }
             Recorded::Failed => Err(Reason::Journal),
