@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo demo-remote test test-rust test-python lint fmt book miri fuzz fuzz-python kills soak bench-peers bench-peers-robustness setup native model clean
+.PHONY: demo demo-remote test test-rust test-python lint fmt book models miri fuzz fuzz-python kills soak bench-peers bench-peers-robustness setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -39,6 +39,12 @@ fmt:
 book:
 	@command -v mdbook >/dev/null || { echo "mdbook is not there; install it: cargo install mdbook --locked" >&2; exit 1; }
 	mdbook build
+
+# Threads in one order after another (docs/MODELS.md): so many times the orders that each model asks for, from a seed.
+MODELS_TIMES ?= 1
+MODELS_SEED ?= 1
+models:
+	FOREBAY_MODELS_TIMES=$(MODELS_TIMES) FOREBAY_MODELS_SEED=$(MODELS_SEED) cargo test -p forebay-models --test models
 
 # Undefined behaviour in the crates' unsafe code, as far as an interpreter can run it. Needs a nightly toolchain.
 miri:

@@ -9,8 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::catalog::{NamespaceId, Plan};
 use crate::config::{Config, DirectIo};
 use crate::control::{ControlPlane, ControlStats, LoadPlan, Lookup, Onward, StorePlan};
@@ -21,6 +19,7 @@ use crate::following::Following;
 use crate::key::{ChunkKey, Namespace};
 use crate::mover::{Batch, Job, Mover, MoverStats, Sink, Source, Verdict};
 use crate::outcome::{LoadOutcome, LoadStatus, Reason, StoreOutcome, Tier, TierEnd};
+use crate::sync::{Condvar, Mutex, now, thread_local};
 use crate::tier::disk::block_file::BlockFile;
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::remote::client::Client;
@@ -314,13 +313,12 @@ impl Cache {
 
     /// Takes no more work, finishes what it has for at most `drain`, ends the rest, writes a checkpoint.
     pub fn close(&self, drain: Duration) {
-        let deadline = Instant::now().checked_add(drain);
-        let stores_end = if CALLING.get() { Some(Instant::now()) } else { deadline };
-        self.stores.close(stores_end.unwrap_or_else(|| Instant::now() + CLOSE_MAX));
+        let deadline = now().checked_add(drain);
+        let stores_end = if CALLING.with(Cell::get) { Some(now()) } else { deadline };
+        self.stores.close(stores_end.unwrap_or_else(|| now() + CLOSE_MAX));
         // What ends from now on starts no other.
         self.control.stop_copies();
-        self.mover
-            .close(deadline.map_or(drain, |deadline| deadline.saturating_duration_since(Instant::now())));
+        self.mover.close(deadline.map_or(drain, |deadline| deadline.saturating_duration_since(now())));
         self.following.give_up();
         self.control.close();
         self.copies.give_up();
@@ -377,9 +375,12 @@ fn go_onward(
 /// Calls a callback that may panic.
 fn tell<T>(on_complete: Option<&(dyn Fn(&T) + Send + Sync)>, outcome: &T) {
     let Some(on_complete) = on_complete else { return };
-    let outer = CALLING.replace(true);
+    let outer = CALLING.with(|calling| calling.replace(true));
     if catch_unwind(AssertUnwindSafe(|| on_complete(outcome))).is_err() {
         tracing::error!("an on_complete callback panicked; the chunk's outcome stands");
     }
-    CALLING.set(outer);
+    CALLING.with(|calling| calling.set(outer));
 }
+
+#[cfg(models)]
+pub mod models;

@@ -4,10 +4,7 @@
 //! as the control plane lets, and each that ends starts the next.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-
-use parking_lot::Mutex;
 
 use crate::catalog::Plan;
 use crate::control::{ControlPlane, CopyPlan, CopyStep, Onward};
@@ -15,6 +12,8 @@ use crate::following::{FOLLOWERS_MAX, Following};
 use crate::key::ChunkKey;
 use crate::mover::{Mover, Verdict};
 use crate::outcome::{Reason, StoreStatus, Tier, TierEnd};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 type Told = Box<dyn FnOnce(TierEnd, Onward) + Send>;
 

@@ -5,13 +5,12 @@
 //! the log. A thread that dies of a panic is known by name from then on ([`Crew::dead`]).
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use crate::prompt::ask_for_short_turns;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 /// The threads of one owner.
 pub(crate) struct Crew {
@@ -69,7 +68,7 @@ impl Crew {
         *self.working.count.lock() += 1;
         let sign_off = SignOff { working: Arc::clone(&self.working), name: name.clone() };
         let doing = format!("starting the thread {name}");
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(name)
             .spawn(move || {
                 let _sign_off = sign_off;
@@ -91,7 +90,7 @@ impl Crew {
             return false;
         }
         // Called from one of them (a callback that closes the cache), it does not wait for itself.
-        let me = std::thread::current().id();
+        let me = thread::current().id();
         let mine = usize::from(self.threads.lock().iter().any(|thread| thread.thread().id() == me));
         let mut count = self.working.count.lock();
         while *count > mine {

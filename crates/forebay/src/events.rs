@@ -10,18 +10,16 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::ChunkKey;
 use crate::outcome::Tier;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, now, thread};
 
-/// Events that wait for a reader, at most.
-pub const WAITING_MAX: usize = 1 << 16;
+/// Events that wait for a reader, at most; few enough in a model that some are lost.
+pub const WAITING_MAX: usize = if cfg!(models) { 2 } else { 1 << 16 };
 
 /// The longest wait of a reader, who asks again.
 const WAIT_MAX: Duration = Duration::from_hours(24);
@@ -183,13 +181,15 @@ impl Events {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when there are no more threads to be had.
-    pub fn listen(self, mut hear: impl FnMut(News) + Send + 'static) -> Result<Listener> {
+    pub fn listen(self, hear: impl FnMut(News) + Send + 'static) -> Result<Listener> {
         let queue = Arc::clone(&self.queue);
         let has_ended = Arc::new((Mutex::new(false), Condvar::new()));
         let ended = Ended(Arc::clone(&has_ended));
         let body = move || {
-            // The subscription goes first, then its end is told.
-            let (_ended, events) = (ended, self);
+            // The last of these goes first: once its end is told, nothing of it is there any more.
+            let _ended = ended;
+            let mut hear = hear;
+            let events = self;
             loop {
                 let news = events.wait(Duration::from_hours(1));
                 let is_last = news.is_last;
@@ -249,6 +249,9 @@ impl Drop for Ended {
         self.0.1.notify_all();
     }
 }
+
+#[cfg(models)]
+pub mod models;
 
 #[cfg(test)]
 mod tests {

@@ -6,11 +6,10 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-
 use crate::catalog::Ticket;
 use crate::control::ControlPlane;
 use crate::key::ChunkKey;
+use crate::sync::Mutex;
 
 /// Stores that may wait for one store or copy. More of the same chunk at once are refused.
 pub(crate) const FOLLOWERS_MAX: usize = 1024;

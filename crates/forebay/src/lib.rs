@@ -66,11 +66,14 @@ mod following;
 pub mod histogram;
 pub mod key;
 pub mod memory;
+#[cfg(models)]
+pub mod models;
 pub mod mover;
 pub mod outcome;
 mod prompt;
 mod queue;
 pub mod staging;
+mod sync;
 pub mod tier;
 
 /// The target of what is traced of a chunk on its way.

@@ -7,8 +7,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::disk::now_ms;
 use super::lookup::TierLookup;
 use super::plans::TierStore;
@@ -20,11 +18,12 @@ use crate::config::Config;
 use crate::events::Announcer;
 use crate::key::ChunkKey;
 use crate::outcome::{LoadStatus, Reason, Tier};
+use crate::sync::Mutex;
 
 /// Tickets that may be open at once.
 const TICKETS_MAX: u32 = 1 << 20;
-/// Chunks that are carried on at once.
-const ONWARD_MAX: usize = 8;
+/// Chunks that are carried on at once; few enough in a model that some wait in line.
+pub(crate) const ONWARD_MAX: usize = if cfg!(models) { 2 } else { 8 };
 
 /// See the module's documentation.
 pub(super) struct MemoryPlane {

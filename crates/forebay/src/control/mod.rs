@@ -14,7 +14,7 @@
 
 mod disk;
 mod lookup;
-mod memory;
+pub(crate) mod memory;
 mod plans;
 mod remote;
 mod sightings;
@@ -23,7 +23,7 @@ mod stepped;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use disk::DiskPlane;
 pub use lookup::{Hit, Lookup};
@@ -43,6 +43,7 @@ use crate::error::Result;
 use crate::events::{Announcer, Events};
 use crate::key::{ChunkKey, Namespace};
 use crate::outcome::{LoadStatus, Reason, Tier, TierEnd};
+use crate::sync::now;
 use crate::tier::remote::client::Client;
 use crate::tier::remote::names::Names;
 
@@ -120,11 +121,11 @@ impl ControlPlane {
     /// As [`Self::lookup`], and waits for the remote store's answer for at most `patience`; after it, what is known then
     /// is the answer.
     pub fn lookup_within(&self, keys: &[ChunkKey], patience: Duration) -> Lookup {
-        let deadline = Instant::now().checked_add(patience);
+        let deadline = now().checked_add(patience);
         loop {
             let (found, is_asked) = self.find(keys, false);
             let (true, Some(remote)) = (is_asked, &self.remote) else { return found };
-            let now = Instant::now();
+            let now = now();
             let deadline = deadline.unwrap_or(now + patience.min(Duration::from_hours(1)));
             if now >= deadline {
                 return self.lookup_known(keys);
@@ -135,10 +136,10 @@ impl ControlPlane {
 
     /// The answer, and whether the remote store is being asked for a better one.
     fn find(&self, keys: &[ChunkKey], settle: bool) -> (Lookup, bool) {
-        let began = Instant::now();
+        let began = now();
         let (found, is_asked) = self.find_in_tiers(keys, settle);
         let counters = &self.counters;
-        counters.lookup_times.note(began.elapsed());
+        counters.lookup_times.note(now() - began);
         add(&counters.lookups, 1);
         let counter = match &found {
             Lookup::Hit(_) => &counters.hits,

@@ -17,8 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::plans::{Onward, TierStore};
 use super::stats::{add, read};
 use crate::catalog::{ChunkRecord, Plan, Ticket};
@@ -26,6 +24,7 @@ use crate::config::Config;
 use crate::events::{Announcer, Cause, Change};
 use crate::key::ChunkKey;
 use crate::outcome::{LoadStatus, Reason, Tier, TierEnd};
+use crate::sync::{Condvar, Mutex, now};
 use crate::tier::remote::client::{Client, ClientStats};
 use crate::tier::remote::names::Names;
 use crate::tier::remote::presence::front;
@@ -191,11 +190,11 @@ impl State {
 
 impl Shared {
     fn there(&self, state: &mut State, key: ChunkKey) {
-        state.known.set(key, true, Instant::now() + self.remember);
+        state.known.set(key, true, now() + self.remember);
     }
 
     fn absent(&self, state: &mut State, key: ChunkKey, for_at_most: Duration) {
-        state.known.set(key, false, Instant::now() + self.remember.min(for_at_most));
+        state.known.set(key, false, now() + self.remember.min(for_at_most));
     }
 }
 
@@ -218,7 +217,7 @@ impl RemotePlane {
     pub(super) fn front(&self, keys: &[ChunkKey], settle: bool) -> Front {
         let shared = &self.shared;
         let mut state = shared.state.lock();
-        let (there, is_all) = state.known.front(keys, Instant::now());
+        let (there, is_all) = state.known.front(keys, now());
         if is_all || settle || state.closed {
             return Front::Known(there);
         }
@@ -267,7 +266,7 @@ impl RemotePlane {
     /// Forgets what is known of a chunk's absence, so that it is asked again.
     pub(super) fn ask_again(&self, key: &ChunkKey) {
         let mut state = self.shared.state.lock();
-        if state.known.get(key, Instant::now()) == Some(false) {
+        if state.known.get(key, now()) == Some(false) {
             state.known.young.remove(key);
             state.known.old.remove(key);
         }
@@ -279,7 +278,7 @@ impl RemotePlane {
         if state.closed {
             return TierStore::Refused(Reason::Closed);
         }
-        if state.known.get(&key, Instant::now()) == Some(true) {
+        if state.known.get(&key, now()) == Some(true) {
             return TierStore::Present;
         }
         if let Some(&ticket) = state.storing.get(&key) {
@@ -298,7 +297,7 @@ impl RemotePlane {
         if state.closed {
             return Err(Reason::Closed);
         }
-        if state.known.get(&key, Instant::now()) == Some(false) {
+        if state.known.get(&key, now()) == Some(false) {
             return Err(Reason::NotThere);
         }
         let ticket = state.ticket(key, What::Load).ok_or(Reason::Busy)?;
@@ -311,7 +310,7 @@ impl RemotePlane {
     }
 
     pub(super) fn contains(&self, key: &ChunkKey) -> bool {
-        self.shared.state.lock().known.get(key, Instant::now()) == Some(true)
+        self.shared.state.lock().known.get(key, now()) == Some(true)
     }
 
     /// The store or copy under this ticket is over. `None` when there is no such.
@@ -377,7 +376,7 @@ impl RemotePlane {
         if state.takes_no_copies {
             return Onward::ended(TierEnd::refused(Tier::Remote, Reason::Closed));
         }
-        if state.known.get(&key, Instant::now()) == Some(true) {
+        if state.known.get(&key, now()) == Some(true) {
             return Onward::ended(TierEnd::present(Tier::Remote));
         }
         if state.queued.contains(&key) || state.storing.contains_key(&key) {

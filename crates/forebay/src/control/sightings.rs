@@ -4,9 +4,8 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-
 use crate::key::ChunkKey;
+use crate::sync::Mutex;
 
 /// Counts in one generation, of which there are two.
 const COUNTS_MAX: usize = 1 << 18;

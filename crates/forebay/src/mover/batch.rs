@@ -5,10 +5,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, now};
 
 /// Chunks under way; `T` is what the end of one is told with.
 pub struct Batch<T> {
@@ -132,8 +132,8 @@ impl<T> Batch<T> {
         &self,
         timeout: Option<Duration>,
         ready: impl Fn(&State<T>) -> bool,
-    ) -> Option<parking_lot::MutexGuard<'_, State<T>>> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    ) -> Option<MutexGuard<'_, State<T>>> {
+        let deadline = timeout.and_then(|timeout| now().checked_add(timeout));
         let mut state = self.state.lock();
         while !ready(&state) {
             match deadline {

@@ -13,9 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use tracing::Span;
 
 use super::job::{Job, Lent, LoadJob, Open, Verdict};
@@ -26,6 +24,8 @@ use crate::catalog::{BLOCK_BYTES, ChunkRecord};
 use crate::checksum::PayloadHasher;
 use crate::outcome::Reason;
 use crate::staging::{Class, Lease};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::tier::disk::engine::{Direction, Finish, Transfer};
 use crate::tier::disk::trailer::{self, Corruption};
 use crate::tier::memory::Place;

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::job::Verdict;
 use crate::catalog::ChunkRecord;
 use crate::histogram::{Histogram, Times};
 use crate::outcome::{Reason, Tier};
+use crate::sync::{Mutex, now};
 
 /// Loads under way that are shown, the oldest of them.
 const SHOWN_MAX: usize = 64;
@@ -123,7 +123,7 @@ impl Meter {
         record: ChunkRecord,
         kept: Option<ChunkRecord>,
     ) -> Metered {
-        let began = Instant::now();
+        let began = now();
         let number = (way == Way::Load).then(|| {
             let mut under_way = self.under_way.lock();
             let number = under_way.next;
@@ -155,7 +155,7 @@ impl Meter {
         let load = |&(tier, bytes, began): &(Tier, u32, Instant)| LoadUnderWay {
             tier: tier.name().to_owned(),
             bytes: u64::from(bytes),
-            age: began.elapsed(),
+            age: now() - began,
         };
         shown.map(load).collect()
     }
@@ -201,7 +201,7 @@ impl Metered {
         let counters = self.meter.counters(self.way, self.record.tier());
         match verdict {
             Ok(()) => {
-                let took = self.began.elapsed();
+                let took = now() - self.began;
                 counters.went(&self.record, took);
                 if let Some(kept) = &self.kept {
                     self.meter.counters(Way::Store, kept.tier()).went(kept, took);

@@ -30,6 +30,8 @@ mod job;
 mod load;
 mod memory;
 mod meter;
+#[cfg(models)]
+pub mod models;
 mod pages;
 mod stepped;
 mod store;
@@ -39,8 +41,8 @@ mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +65,8 @@ use crate::error::Result;
 use crate::outcome::{Reason, Tier};
 use crate::queue::{JobQueue, NotTaken};
 use crate::staging::{Class, Lease, Refusal, Staging, Usage};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::now;
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::disk::engine::{LateEngine, NOT_ASKED, OpenFiles, Transfer};
 use crate::tier::disk::trailer::Corruption;
@@ -347,8 +351,8 @@ impl Mover {
         shared.carries.close();
         // Pumps end when their queues are empty; past the deadline they find the buffer closed and empty the queues
         // without moving anything.
-        shared.staging.close_at(Instant::now() + drain);
-        self.pumps.join(Instant::now() + drain + JOIN_PATIENCE);
+        shared.staging.close_at(now() + drain);
+        self.pumps.join(now() + drain + JOIN_PATIENCE);
         // Behind a pump that hangs in a caller's code there may be jobs left.
         shared.stores.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
         shared.loads.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
@@ -356,13 +360,13 @@ impl Mover {
         shared.recalls.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
         shared.carries.sweep(|_| true).into_iter().for_each(|job| job.refuse(Reason::Closed));
         if let Some(remote) = &shared.remote {
-            remote.shutdown(Instant::now() + JOIN_PATIENCE);
+            remote.shutdown(now() + JOIN_PATIENCE);
         }
         if let Some(started) = shared.engine.started() {
-            started.engine.shutdown(Instant::now() + JOIN_PATIENCE);
+            started.engine.shutdown(now() + JOIN_PATIENCE);
         }
         shared.watch.close();
-        self.watcher.join(Instant::now() + JOIN_PATIENCE);
+        self.watcher.join(now() + JOIN_PATIENCE);
         shared.watch.give_up_all(|asked| asked.refuse(Reason::Closed));
     }
 }

@@ -3,7 +3,6 @@
 //! Nobody waits for a slot: what finds none at once ends as busy.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::meter::Meter;
@@ -12,6 +11,7 @@ use super::{Counters, Mover, Shared};
 use crate::crew::Crew;
 use crate::queue::JobQueue;
 use crate::staging::Staging;
+use crate::sync::atomic::AtomicBool;
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::disk::engine::{IoEngine, LateEngine, Started};
 

@@ -11,7 +11,6 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
 use tracing::Span;
 
 use super::job::{Job, Lent, Open, StoreJob};
@@ -23,6 +22,7 @@ use crate::crash_points::{Point, pass};
 use crate::memory::Pages;
 use crate::outcome::{Reason, Tier};
 use crate::staging::{Class, Lease};
+use crate::sync::Mutex;
 use crate::tier::disk::engine::{Direction, Finish, Payload, Rest, Transfer};
 use crate::tier::disk::trailer;
 use crate::tier::remote::engine::Upload;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, MutexGuard, now};
 
 use crate::crash_points::turn;
 
@@ -71,7 +71,7 @@ impl<T> Watch<T> {
             state.watched.pop_front();
         }
         let idle = state.watched.is_empty();
-        state.watched.push_back((Instant::now() + self.patience, Arc::downgrade(&cell)));
+        state.watched.push_back((now() + self.patience, Arc::downgrade(&cell)));
         drop(state);
         if idle {
             self.changed.notify_all();
@@ -86,12 +86,12 @@ impl<T> Watch<T> {
             turn();
             match state.watched.front().map(|(deadline, _)| *deadline) {
                 None => self.changed.wait(&mut state),
-                Some(deadline) if Instant::now() < deadline => {
+                Some(deadline) if now() < deadline => {
                     self.changed.wait_until(&mut state, deadline);
                 }
                 Some(_) => {
                     let overdue = state.watched.pop_front().and_then(|(_, cell)| cell.upgrade());
-                    parking_lot::MutexGuard::unlocked(&mut state, || {
+                    MutexGuard::unlocked(&mut state, || {
                         let thing = overdue.and_then(|cell| Cell(cell).expire());
                         thing.into_iter().for_each(&give_up);
                     });

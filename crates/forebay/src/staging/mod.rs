@@ -22,11 +22,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::BLOCK_BYTES;
 use crate::error::Result;
+use crate::sync::{Condvar, Mutex, now};
 use arena::Arena;
 pub use shape::Shape;
 
@@ -97,11 +97,11 @@ struct Line {
 
 impl Line {
     fn new() -> Self {
-        Self { waiters: VecDeque::new(), last_release: Instant::now(), stalled: false }
+        Self { waiters: VecDeque::new(), last_release: now(), stalled: false }
     }
 
     fn released(&mut self) {
-        self.last_release = Instant::now();
+        self.last_release = now();
         self.stalled = false;
     }
 }
@@ -238,14 +238,14 @@ impl Staging {
         unwanted: &dyn Fn() -> bool,
     ) -> Result<Lease, Refusal> {
         let mut state = self.state.lock();
-        let arrived = Instant::now();
+        let arrived = now();
         let me = state.next_waiter;
         state.next_waiter += 1;
         // Who was there before the line stalled waits out its own patience.
         let mut stalled = state.line(class).stalled;
         state.line(class).waiters.push_back(me);
         let outcome = loop {
-            if state.closes_at.is_some_and(|at| at <= Instant::now()) {
+            if state.closes_at.is_some_and(|at| at <= now()) {
                 break Err(Refusal::Closed);
             }
             if unwanted() {
@@ -257,7 +257,7 @@ impl Staging {
             }
             stalled &= state.line(class).stalled;
             let deadline = arrived.max(state.line(class).last_release).checked_add(patience);
-            if stalled || deadline.is_some_and(|at| at <= Instant::now()) {
+            if stalled || deadline.is_some_and(|at| at <= now()) {
                 state.line(class).stalled = true;
                 break Err(Refusal::Busy);
             }

@@ -1,7 +1,7 @@
 //! Keeping the journal: the thread that writes checkpoints and syncs.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::stats::add;
 use super::{Shared, State};
@@ -9,6 +9,7 @@ use crate::catalog::ChunkRecord;
 use crate::config::DiskSync;
 use crate::crash_points::{Point, pass, turn};
 use crate::error::{Error, Result};
+use crate::sync::now;
 use crate::tier::disk::home::HomeFile;
 use crate::tier::disk::journal::{SEGMENT_RECORDS, sync_segment, write_checkpoint};
 
@@ -53,7 +54,7 @@ impl Shared {
             DiskSync::Interval(interval) => Some(interval),
             DiskSync::None | DiskSync::Always => None,
         };
-        let mut synced_at = Instant::now();
+        let mut synced_at = now();
         loop {
             let (errands, closed) = {
                 let mut state = self.state.lock();
@@ -61,11 +62,11 @@ impl Shared {
                     let sync_at = interval.filter(|_| state.dirty).map(|interval| synced_at + interval);
                     if state.checkpoint_due
                         || state.is_closed()
-                        || sync_at.is_some_and(|at| at <= Instant::now())
+                        || sync_at.is_some_and(|at| at <= now())
                     {
                         break;
                     }
-                    match sync_at.or(interval.map(|interval| Instant::now() + interval)) {
+                    match sync_at.or(interval.map(|interval| now() + interval)) {
                         Some(at) => {
                             self.wake.wait_until(&mut state, at);
                         }
@@ -75,7 +76,7 @@ impl Shared {
                 (state.errands(self.disk_sync), state.is_closed())
             };
             if errands.sync.is_some() {
-                synced_at = Instant::now();
+                synced_at = now();
             }
             turn();
             if !self.run(&errands) {
@@ -130,7 +131,7 @@ impl Shared {
 
     /// Lets a second pass before a checkpoint that failed is tried again, unless the end comes first.
     fn pause(&self) {
-        let until = Instant::now() + CHECKPOINT_PAUSE;
+        let until = now() + CHECKPOINT_PAUSE;
         let mut state = self.state.lock();
         while !state.is_closed() && !self.wake.wait_until(&mut state, until).timed_out() {}
     }

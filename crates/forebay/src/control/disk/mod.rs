@@ -15,9 +15,8 @@ mod recorder;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use parking_lot::{Condvar, Mutex};
 use recorder::{Queue, RECORD_PATIENCE, Recorded};
 
 use super::lookup::TierLookup;
@@ -31,6 +30,7 @@ use crate::error::Result;
 use crate::events::Announcer;
 use crate::key::{ChunkKey, Namespace};
 use crate::outcome::{LoadStatus, Reason, Tier};
+use crate::sync::{Condvar, Mutex, now};
 use crate::tier::disk::data_files::DataFiles;
 use crate::tier::disk::directory::{Directory, Opened, Settings};
 use crate::tier::disk::journal::Journal;
@@ -416,7 +416,7 @@ impl DiskPlane {
         self.shared.wake.notify_all();
         self.shared.handed_over.notify_all();
         // A thread that is still at it writes to the directories: they go with the process then.
-        let deadline = Instant::now() + JOIN_PATIENCE;
+        let deadline = now() + JOIN_PATIENCE;
         let mut is_at_rest = self.keeper.join(deadline);
         if self.shared.state.lock().catalog.open_writes() == 0 {
             is_at_rest &= self.writer.join(deadline);

@@ -14,15 +14,14 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
-
-use parking_lot::MutexGuard;
+use std::time::Duration;
 
 use super::super::stats::add;
 use super::{Phase, Shared, State};
 use crate::catalog::{ChunkRecord, Entry, Ticket};
 use crate::config::DiskSync;
 use crate::crash_points::turn;
+use crate::sync::{MutexGuard, now};
 use crate::tier::disk::journal::Append;
 
 /// The longest that entries are waited for. A system that keeps them in memory for a while takes microseconds, one that
@@ -177,7 +176,7 @@ impl Shared {
         put: Option<(Ticket, ChunkRecord)>,
     ) -> Recorded {
         let end = self.hand_over(state, removals, put);
-        let deadline = Instant::now() + state.queue.patience;
+        let deadline = now() + state.queue.patience;
         while end.get().is_none() {
             if state.queue.writer == Thread::None {
                 self.write(state);

@@ -7,8 +7,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::capacity::{Division, reserve_space};
 use super::data_files::DataFiles;
 use super::format_file::read_format;
@@ -21,6 +19,7 @@ use super::stock::{Ground, Stock, take_stock};
 use crate::catalog::{BLOCK_BYTES, CachePolicy, ChunkRecord, DRIVES_MAX, Limits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
+use crate::sync::Mutex;
 
 const DATA_FILE: &str = "data";
 

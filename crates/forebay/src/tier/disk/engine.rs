@@ -12,8 +12,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use super::data_files::DataFiles;
 use super::schedule::Ended;
 use super::threads::ThreadEngine;
@@ -23,6 +21,7 @@ use crate::config::IoEngineChoice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Pages;
 use crate::staging::{Lease, Staging};
+use crate::sync::Mutex;
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

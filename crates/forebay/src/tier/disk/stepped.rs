@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use super::engine::{self, Direction, IoEngine, Transfer};
 use super::schedule::{Limits, Piece, Schedule};

@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::data_files::DataFiles;
 use super::engine::{self, Direction, IoEngine, Transfer};
 use super::schedule::{Limits, Piece, Schedule};
 use crate::crash_points::turn;
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::Result;
+use crate::sync::{Condvar, Mutex, now};
 
 /// A blocking call moves all of a slot: each piece costs a wake-up.
 const PIECE_BYTES: usize = 4 << 20;
@@ -103,7 +102,7 @@ impl IoEngine for ThreadEngine {
 
 impl Drop for ThreadEngine {
     fn drop(&mut self) {
-        self.shutdown(Instant::now() + JOIN_PATIENCE);
+        self.shutdown(now() + JOIN_PATIENCE);
     }
 }
 

@@ -19,7 +19,6 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, Probe, opcode, squeue, types};
-use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::data_files::DataFiles;
@@ -31,6 +30,7 @@ use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::{Error, Result};
 use crate::queue::JobQueue;
 use crate::staging::Staging;
+use crate::sync::{Mutex, now};
 
 /// Measured on a virtual drive: each piece costs its way there and back, so pieces of 2 MiB are up to a tenth faster than
 /// of 1 MiB, larger ones no more; 32 MiB of them at once are enough. A load waits for the write pieces before it, which
@@ -208,7 +208,7 @@ impl IoEngine for UringEngine {
 
 impl Drop for UringEngine {
     fn drop(&mut self) {
-        self.shutdown(Instant::now() + JOIN_PATIENCE);
+        self.shutdown(now() + JOIN_PATIENCE);
     }
 }
 

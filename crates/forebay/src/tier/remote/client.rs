@@ -10,9 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::task::JoinHandle;
 
 use super::layers::bounded::{Bounded, BoundedStats};
 use super::layers::breaker::{Breaker, BreakerPlan, BreakerStats};
@@ -26,6 +24,7 @@ use super::shared_directory::Kept;
 use super::url::Place;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Condvar, JoinHandle, Mutex, spawn_on};
 
 const NAME: &str = "forebay-remote";
 const WORKERS: usize = 2;
@@ -111,7 +110,8 @@ struct Tasks {
     changed: Condvar,
 }
 
-struct Task(Arc<Tasks>);
+/// One of them, or what is to become one.
+pub(crate) struct Task(Arc<Tasks>);
 
 impl Task {
     fn begin(tasks: &Arc<Tasks>) -> Self {
@@ -270,10 +270,15 @@ impl Client {
         future: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
         let task = Task::begin(&self.tasks);
-        self.handle.spawn(async move {
+        spawn_on(&self.handle, async move {
             let _task = task;
             future.await
         })
+    }
+
+    /// What keeps [`Self::shutdown`] waiting as a request does: for who will spawn one when another has ended.
+    pub(crate) fn to_come(&self) -> Task {
+        Task::begin(&self.tasks)
     }
 
     /// Runs `request` on this client's threads and waits for its end. Not to be called by one of them.
@@ -307,7 +312,7 @@ impl Client {
         self.kept.as_ref().map(|kept| kept.dead_threads()).unwrap_or_default()
     }
 
-    /// Lets what was spawned end until `deadline`, then gives up the rest. A second call does nothing.
+    /// Lets what was spawned, and what is to come after it, end until `deadline`, then gives up the rest. A second call does nothing.
     pub fn shutdown(&self, deadline: Instant) {
         let Some(runtime) = self.runtime.lock().take() else { return };
         let mut count = self.tasks.count.lock();

@@ -2,7 +2,7 @@
 //!
 //! Promises: returns at once; each part's end is told on a thread of its own, never on one that serves the network; a
 //! slot is not given back while a request may still touch it. An upload's last part is put only after all others are
-//! there, so that a chunk is never there in part.
+//! there, so that a chunk is never there in part; once it was handed over, a shutdown waits for it as for what is under way.
 //!
 //! An end that cannot be told (the network's threads are gone) is dropped: what it holds must see to itself then.
 
@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
-use super::client::Client;
+use super::client::{Client, Task};
 use super::names::Names;
 use super::objects::Fault;
 use super::turns::Turns;
@@ -21,6 +20,7 @@ use crate::error::Result;
 use crate::key::ChunkKey;
 use crate::queue::JobQueue;
 use crate::staging::Lease;
+use crate::sync::Mutex;
 use crate::tier::disk::engine::caught;
 
 /// What is called when a part has been put.
@@ -151,7 +151,15 @@ struct Uploading {
     under_way: u32,
     fault: Option<Fault>,
     /// Waits for those under way.
-    end: Option<(Lease, usize, OnPut)>,
+    end: Option<LastPart>,
+}
+
+struct LastPart {
+    lease: Lease,
+    len: usize,
+    put: OnPut,
+    /// Between the end of the part before it and its own request nothing else says that there is one to come.
+    to_come: Task,
 }
 
 impl Upload {
@@ -170,7 +178,8 @@ impl Upload {
 
     /// Puts the last part when all others are there. If one is not, this one fails as that one did.
     pub(crate) fn end(self: &Arc<Self>, lease: Lease, len: usize, put: OnPut) {
-        self.state.lock().end = Some((lease, len, put));
+        let to_come = self.engine.client.to_come();
+        self.state.lock().end = Some(LastPart { lease, len, put, to_come });
         self.go_on();
     }
 
@@ -179,13 +188,18 @@ impl Upload {
         if state.under_way > 0 {
             return;
         }
-        let Some((lease, len, put)) = state.end.take() else { return };
+        let Some(LastPart { lease, len, put, to_come }) = state.end.take() else { return };
         let fault = state.fault.take();
         drop(state);
         match fault {
-            None => self.engine.put(self.engine.name(&self.key, None), lease, len, put),
+            None => {
+                self.engine.put(self.engine.name(&self.key, None), lease, len, put);
+                drop(to_come);
+            }
             Some(fault) => {
                 drop(lease);
+                // Whoever is told may be who shuts down.
+                drop(to_come);
                 put(Err(fault));
             }
         }
@@ -214,4 +228,62 @@ impl Drop for UnderWay {
 /// How a part ends whose end nobody told.
 fn lost() -> Fault {
     Fault::Unavailable("the request was given up".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::super::client::Settings;
+    use super::super::wrappers::fake::Fake;
+    use super::*;
+    use crate::catalog::BLOCK_BYTES;
+    use crate::staging::{Class, Staging};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_shutdown_waits_for_the_last_part_whose_turn_has_not_come() {
+        let settings = Settings {
+            url: String::new(),
+            timeout: LONG,
+            requests_max: 4,
+            retries: 0,
+            breaker_failures: 1,
+            breaker_rest: LONG,
+        };
+        let fake = Arc::new(Fake::default());
+        let client = Arc::new(Client::over(fake.clone(), &settings).unwrap());
+        let (key, names) = (ChunkKey::NONE, Names::of(BLOCK_BYTES));
+        let staging = Staging::new(3, BLOCK_BYTES).unwrap();
+        let engine = RemoteEngine::start(client, names, 3).unwrap();
+        let slot = || staging.acquire(Class::Store, LONG).unwrap();
+
+        let (tell, told) = channel();
+        let (let_go, held) = channel::<()>();
+        let (entered, is_entered) = channel();
+        let upload = engine.upload(key);
+        let tell_of_part = tell.clone();
+        let of_part = move |outcome: Result<(), Fault>| {
+            entered.send(()).unwrap();
+            held.recv_timeout(LONG).unwrap();
+            tell_of_part.send(("part", outcome.is_ok())).unwrap();
+        };
+        upload.part(0, slot(), 1, Box::new(of_part));
+        upload.end(slot(), 1, Box::new(move |outcome| tell.send(("end", outcome.is_ok())).unwrap()));
+        drop(upload);
+        // The part is there, and is being told: no request is under way.
+        is_entered.recv_timeout(LONG).unwrap();
+        let closing = {
+            let engine = Arc::clone(&engine);
+            thread::spawn(move || engine.shutdown(Instant::now() + LONG))
+        };
+        thread::sleep(Duration::from_millis(100));
+        let_go.send(()).unwrap();
+        closing.join().unwrap();
+        assert_eq!(told.iter().collect::<Vec<_>>(), [("part", true), ("end", true)]);
+        assert_eq!(fake.names(), [names.part(&key, 0), names.end(&key)]);
+    }
 }

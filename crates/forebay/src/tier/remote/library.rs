@@ -18,11 +18,11 @@ use bytes::{Buf, Bytes};
 use futures_util::TryStreamExt;
 use opendal::{HttpTransporter, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
-use parking_lot::Mutex;
 
 use super::objects::{Answer, Fault, Objects, one_line};
 use super::url::Bucket;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Mutex;
 
 /// Where objects of a shared directory are written before they have their name.
 pub(super) const INCOMING: &str = ".incoming";

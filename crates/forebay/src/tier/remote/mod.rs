@@ -11,6 +11,8 @@ pub mod client;
 pub(crate) mod engine;
 pub mod layers;
 pub mod library;
+#[cfg(models)]
+pub mod models;
 pub mod names;
 pub mod objects;
 pub mod presence;

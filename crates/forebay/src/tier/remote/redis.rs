@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::cluster_async::ClusterConnection;
 use redis::{
@@ -20,6 +19,7 @@ use redis::{
 use super::objects::{Answer, Fault, Objects, one_line};
 use super::url::Server;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Mutex;
 
 /// More connections carry no more bytes; fewer let a small answer wait behind more large ones.
 const CONNECTIONS_MOST: usize = 8;

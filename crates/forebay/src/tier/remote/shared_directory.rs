@@ -18,13 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 
 use super::library::INCOMING;
 use super::objects::{Answer, Objects};
 use crate::crash_points::turn;
 use crate::crew::Crew;
 use crate::error::{Error, Result};
+use crate::sync::{Condvar, Mutex, MutexGuard, now};
 
 /// A write that has not ended for so long was interrupted.
 const LEFT_OVER_AFTER: Duration = Duration::from_hours(1);
@@ -292,14 +292,14 @@ fn keep(shared: &Shared, root: &Path, capacity_bytes: u64, period: Duration) {
     while !state.closed {
         turn();
         state.is_due = false;
-        let trimmed = parking_lot::MutexGuard::unlocked(&mut state, || trim(root, capacity_bytes));
+        let trimmed = MutexGuard::unlocked(&mut state, || trim(root, capacity_bytes));
         if let Err(error) = &trimmed {
             tracing::warn!(%error, "trimming the shared directory");
         }
         state.rounds += 1;
         state.last = trimmed.ok();
         shared.changed.notify_all();
-        let next = Instant::now() + period;
+        let next = now() + period;
         while !state.closed && !state.is_due && !shared.changed.wait_until(&mut state, next).timed_out() {}
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Promises: of the stores that wait one goes on whenever another ends; none waits if no store is under way.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use tokio::sync::Notify;
 
 /// Who is under way to and from a store.

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::catalog::BLOCK_BYTES;
+use crate::sync::Mutex;
 use crate::tier::dice::{Dice, mix};
 use crate::tier::disk::block_file::BlockFile;
 

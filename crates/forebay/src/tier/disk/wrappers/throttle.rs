@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
+use crate::sync::Mutex;
 use crate::tier::disk::block_file::BlockFile;
 
 /// A file on a slow drive.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
+use crate::sync::Mutex;
 use crate::tier::remote::objects::{Answer, Fault, Objects};
 
 /// What tells the time.

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
+use crate::sync::Mutex;
 use crate::tier::dice::{Dice, mix};
 use crate::tier::remote::objects::{Answer, Fault, Objects};
 

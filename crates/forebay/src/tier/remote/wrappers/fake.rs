@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
+use crate::sync::Mutex;
 use crate::tier::remote::objects::{Answer, Fault, Objects};
 
 /// A store in memory.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
+use crate::sync::Mutex;
 use crate::tier::remote::objects::{Answer, Objects};
 
 /// A store at the end of a narrow line.
