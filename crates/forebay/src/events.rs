@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::ChunkKey;
 use crate::outcome::Tier;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Condvar, Mutex, now, thread};
+use crate::sync::{Condvar, Mutex, thread};
 
 /// Events that wait for a reader, at most; few enough in a model that some are lost.
 pub const WAITING_MAX: usize = if cfg!(models) { 2 } else { 1 << 16 };
