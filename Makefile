@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo demo-remote test test-rust test-python lint fmt book models miri fuzz fuzz-python kills soak bench-peers bench-peers-robustness setup native model clean
+.PHONY: demo demo-remote test test-rust test-python lint fmt book models miri tsan fuzz fuzz-python kills soak bench-peers bench-peers-robustness setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -49,6 +49,13 @@ models:
 # Undefined behaviour in the crates' unsafe code, as far as an interpreter can run it. Needs a nightly toolchain.
 miri:
 	MIRIFLAGS=-Zmiri-permissive-provenance cargo +nightly miri test -p forebay --lib --test miri miri_
+
+# Data races, in tests that have threads meet, with the standard library compiled for it too. Needs a nightly toolchain with
+# the component `rust-src`.
+TSAN_TESTS ?= staging stress tiers events guarantees faults remote_faults
+tsan:
+	RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu -p forebay --lib \
+		$(addprefix --test ,$(TSAN_TESTS))
 
 # Each target of what is read from outside, for so long. Needs a nightly toolchain, and cargo-fuzz 0.13.
 FUZZ_SECONDS ?= 600

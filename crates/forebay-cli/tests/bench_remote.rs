@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use filled::{forebay, json, printed, refused};
 
-const SMALL: [&str; 8] = ["--chunk-size", "4MiB", "--total", "64MiB", "--rounds", "2", "--staging", "24MiB"];
+const SMALL: [&str; 8] = ["--chunk-size", "8MiB", "--total", "64MiB", "--rounds", "2", "--staging", "24MiB"];
 
 /// No wait in a test is longer; what takes longer hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -91,7 +91,7 @@ fn both_ways_are_measured_beside_a_bare_client_and_nothing_is_left() {
         let both = report["ceilings_gbps"][direction].as_array().unwrap();
         let sizes: Vec<_> = report["bare"][direction].as_array().unwrap().iter().collect();
         assert_eq!((both.len(), sizes.len()), (2, 2), "{report:#}");
-        assert_eq!([&sizes[0]["object_bytes"], &sizes[1]["object_bytes"]], [4 << 20, 2 << 20]);
+        assert_eq!([&sizes[0]["object_bytes"], &sizes[1]["object_bytes"]], [8 << 20, 4 << 20]);
         let best = both.iter().filter_map(serde_json::Value::as_f64).fold(0.0, f64::max);
         assert!((best - report[direction]["ceiling_gbps"].as_f64().unwrap()).abs() < 1e-9, "{report:#}");
         let shares = report["ceilings_ratio"][direction].as_array().unwrap();
@@ -100,16 +100,16 @@ fn both_ways_are_measured_beside_a_bare_client_and_nothing_is_left() {
         assert!([1, 2, 4, 8, 16, 32].contains(&report["ceiling_depth"][direction].as_u64().unwrap()));
     }
     assert!(report["mixed"]["alone_p99_ms"].as_f64().unwrap() > 0.0);
-    assert_eq!((&report["tier"], &report["part_bytes"]), (&"remote".into(), &(2 << 20).into()));
+    assert_eq!((&report["tier"], &report["part_bytes"]), (&"remote".into(), &(4 << 20).into()));
     assert_eq!((&report["wrong_chunks"], &report["rounds"]), (&0.into(), &2.into()));
-    assert_eq!((&report["chunk_bytes"], &report["total_bytes"]), (&(4 << 20).into(), &(64 << 20).into()));
+    assert_eq!((&report["chunk_bytes"], &report["total_bytes"]), (&(8 << 20).into(), &(64 << 20).into()));
     let [used, whole] = ["staging_bytes", "staging_buffer_bytes"].map(|name| report[name].as_u64().unwrap());
     assert!(0 < used && used <= whole && whole <= 24 << 20, "{report:#}");
     assert_eq!(server.keys(), 0, "nothing is left");
 
     let text = printed(&bench(&server.url(), &[]), 0);
     for part in
-        ["64.00 MiB in chunks of 4.00 MiB, 2 rounds", "\nwrite ", "\nread ", "CPU-s/GB", "a bare client"]
+        ["64.00 MiB in chunks of 8.00 MiB, 2 rounds", "\nwrite ", "\nread ", "CPU-s/GB", "a bare client"]
     {
         assert!(text.contains(part), "{part:?} in {text}");
     }

@@ -677,16 +677,16 @@ fn a_staging_buffer_takes_what_it_can_use_and_names_the_smallest_size_that_works
         let size = format!("max_local_cpu_size: {size:?}");
         accepted(with(&size)).config.staging_shape(chunk_bytes).map(|shape| shape.slots)
     };
-    assert_eq!(slots(0.25, 8 << 20).unwrap(), 6, "of a quarter of a chunk each");
-    assert_eq!(slots(0.003_906_25, 8 << 20).unwrap(), 2, "exactly two");
-    assert_eq!(slots(0.007_812_5, (8 << 20) - 4095).unwrap(), 4, "rounded up to whole pages");
+    assert_eq!(slots(0.25, 8 << 20).unwrap(), 6, "of half a chunk each");
+    assert_eq!(slots(0.007_812_5, 8 << 20).unwrap(), 2, "exactly two");
+    assert_eq!(slots(0.015_625, (8 << 20) - 4095).unwrap(), 4, "rounded up to whole pages");
     assert_eq!(slots(8192.0, 1).unwrap(), 128);
 
-    let error = slots(0.003, 8 << 20).unwrap_err();
+    let error = slots(0.007, 8 << 20).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("`max_local_cpu_size` is"), "{error}");
     assert!(
-        error.to_string().contains("two are needed. Set max_local_cpu_size to 0.00390625 GiB or more"),
+        error.to_string().contains("two are needed. Set max_local_cpu_size to 0.0078125 GiB or more"),
         "{error}"
     );
 
@@ -699,26 +699,26 @@ fn a_staging_buffer_takes_what_it_can_use_and_names_the_smallest_size_that_works
 fn the_remote_tier_is_staged_for_as_one_more_drive() {
     let slots = |lines: &str| accepted(from_file(lines)).config.staging_shape(2 << 20).unwrap().slots;
     let (disk, remote) = ("local_disk: /kv\nmax_local_disk_size: 1\n", "remote_url: redis://host\n");
-    assert_eq!(slots(disk), 6);
-    assert_eq!(slots(remote), 6);
-    assert_eq!(slots(&format!("{disk}{remote}")), 12);
+    assert_eq!(slots(disk), 12);
+    assert_eq!(slots(remote), 12);
+    assert_eq!(slots(&format!("{disk}{remote}")), 24);
 }
 
 #[test]
 fn the_memory_tier_takes_what_staging_leaves() {
     let bytes = |lines: &str| accepted(with(lines)).config.memory_tier_bytes(2 << 20);
     let mib = |count: u64| count << 20;
-    assert_eq!(bytes("local_cpu: true"), 5 * GIB - mib(12));
-    assert_eq!(bytes("local_cpu: true\nremote_url: redis://host"), 5 * GIB - mib(24));
+    assert_eq!(bytes("local_cpu: true"), 5 * GIB - mib(24));
+    assert_eq!(bytes("local_cpu: true\nremote_url: redis://host"), 5 * GIB - mib(48));
     assert_eq!(
         bytes("local_cpu: true\nremote_url: s3://bucket"),
-        5 * GIB - mib(60),
-        "a bucket is four drives"
+        5 * GIB - mib(120),
+        "a bucket has the share of four drives"
     );
     assert_eq!(bytes("local_cpu: false"), 0);
     assert_eq!(bytes("local_cpu: null\nuse_only_staging_buffer: true"), 0);
-    assert_eq!(bytes("local_cpu: true\nmax_local_cpu_size: 0.013671875"), mib(2), "14 MiB: one chunk");
-    assert_eq!(bytes("local_cpu: true\nmax_local_cpu_size: 0.0126953125"), 0, "13 MiB: less than one chunk");
+    assert_eq!(bytes("local_cpu: true\nmax_local_cpu_size: 0.025390625"), mib(2), "26 MiB: one chunk");
+    assert_eq!(bytes("local_cpu: true\nmax_local_cpu_size: 0.0244140625"), 0, "25 MiB: less than one chunk");
     assert_eq!(bytes("local_cpu: true\nmax_local_cpu_size: 0.001"), 0, "not even staging");
     let config = accepted(with("local_cpu: true")).config;
     assert_eq!(config.memory_tier_bytes(0), 0);

@@ -30,7 +30,7 @@ use support::{PATIENCE, assert_nothing_leaked, begin_store, bytes_of, load, prom
 use tempfile::TempDir;
 
 /// The largest chunk: three parts.
-const LARGE: usize = 5 << 20;
+const LARGE: usize = 12 << 20;
 const SMALL: usize = 20_000;
 
 /// What a cache is made of.

@@ -74,8 +74,8 @@ fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "new",
             drives: 2,
-            chunk_bytes: 3 << 20,
-            capacity_bytes: 36 << 20,
+            chunk_bytes: 6 << 20,
+            capacity_bytes: 72 << 20,
             sync: Value::from("none"),
             engine: "auto",
             prompts: 2,

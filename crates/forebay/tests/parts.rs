@@ -17,14 +17,14 @@ use support::{Faults, Home, KIB, PATIENCE, assert_nothing_leaked, config_with, c
 use support::{prompt, store, store_all};
 use tempfile::TempDir;
 
-/// Four parts of 2.25 MiB each and a bit, the last of them not whole blocks.
-const CHUNK: usize = 9 * KIB * KIB + 1234;
+/// Four parts of 4.25 MiB each and a bit, the last of them not whole blocks.
+const CHUNK: usize = 17 * KIB * KIB + 1234;
 
 /// A cache whose staging buffer holds two parts: less than half a chunk.
 fn home(engine: &str) -> (TempDir, Cache) {
     let home = TempDir::new().unwrap();
-    let small = [("disk_io_engine", Value::from(engine)), ("max_local_cpu_size", Value::from(5.0 / 1024.0))];
-    let config = config_with(home.path(), CHUNK, 2, 256 << 20, small);
+    let small = [("disk_io_engine", Value::from(engine)), ("max_local_cpu_size", Value::from(9.0 / 1024.0))];
+    let config = config_with(home.path(), CHUNK, 2, 512 << 20, small);
     let cache = Cache::open(&config, CHUNK as u64, None).unwrap();
     assert_eq!(cache.stats().mover.staging.slots, 2);
     (home, cache)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use forebay::config::Config;
 use forebay::outcome::{Tier, TierEnd};
-use forebay::staging::Shape;
+use forebay::staging::{Backing, Shape};
 use forebay::tier::remote::client::{Client, Settings};
 use forebay::tier::remote::layers::timeout::Timeout;
 use forebay::tier::remote::objects::{Answer, Objects};
@@ -52,7 +52,7 @@ impl Setup {
     fn config(&self) -> Config {
         let gib = f64::from(1 << 30);
         // The staging buffer takes no more slots than it can use, and the memory tier the rest.
-        let staging = if self.memory_chunks == 0 { 8 << 20 } else { self.staging_bytes() };
+        let staging = if self.memory_chunks == 0 { 16 << 20 } else { self.staging_bytes() };
         let cpu_bytes = staging + self.memory_chunks * ROOM;
         let mut values = vec![
             ("max_local_cpu_size", Value::from(f64::from(u32::try_from(cpu_bytes).unwrap()) / gib)),
@@ -73,7 +73,7 @@ impl Setup {
     /// What the staging buffer takes of memory without end.
     fn staging_bytes(&self) -> usize {
         let drives = usize::from(self.has_disk) + usize::from(self.has_remote);
-        let shape = Shape::within(1 << 40, self.chunk_bytes as u64, drives).unwrap();
+        let shape = Shape::within(1 << 40, self.chunk_bytes as u64, Backing::of_drives(drives)).unwrap();
         shape.slots as usize * shape.slot_bytes
     }
 
@@ -427,7 +427,7 @@ fn a_chunk_that_the_disk_does_not_take_ends_truly_on_each_tier_for_everybody_who
 
 #[test]
 fn a_chunk_is_not_there_before_all_of_its_parts_are() {
-    const LARGE: usize = 6 << 20;
+    const LARGE: usize = 12 << 20;
     let setup = Setup { chunk_bytes: LARGE, ..Setup::new(false) };
     let gated = Gated::new(&setup.fake, Held::FirstParts);
     let cache = setup.open_over(gated.clone());
@@ -568,7 +568,7 @@ fn closing_gives_up_what_the_remote_store_does_not_answer() {
 
 #[test]
 fn a_chunk_of_which_a_part_has_gone_is_found_once_and_then_stored_anew() {
-    const LARGE: usize = 6 << 20;
+    const LARGE: usize = 12 << 20;
     let setup = Setup { chunk_bytes: LARGE, ..Setup::new(false) };
     let cache = setup.open();
     let keys = prompt(1, 2);

@@ -17,7 +17,7 @@ use crate::models::remote::settings;
 use crate::models::{Time, check};
 use crate::mover::{Observer, Sink, Source, fill_from};
 use crate::outcome::{LoadStatus, Reason, StoreOutcome, StoreStatus, Tier};
-use crate::staging::Shape;
+use crate::staging::{Backing, Shape};
 use crate::sync::{Condvar, Mutex};
 use crate::tier::remote::client::Client;
 use crate::tier::remote::objects::{Answer, Fault, Objects};
@@ -28,7 +28,7 @@ const CHUNK_LENGTH: u32 = 4096;
 
 /// A cache with room for so many chunks in memory, before `objects`.
 fn open(memory_chunks: usize, objects: Arc<dyn Objects>) -> Arc<Cache> {
-    let shape = Shape::within(1 << 40, CHUNK as u64, 1).unwrap();
+    let shape = Shape::within(1 << 40, CHUNK as u64, Backing::of_drives(1)).unwrap();
     let room = usize::try_from(blocks_for(CHUNK as u64)).unwrap() * BLOCK_BYTES;
     let bytes = shape.slots as usize * shape.slot_bytes + memory_chunks * room;
     let gib = f64::from(u32::try_from(bytes).unwrap()) / f64::from(1 << 30);

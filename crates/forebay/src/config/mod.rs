@@ -43,12 +43,8 @@ pub use store_to::StoreTo;
 pub use value::Value;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::staging::Shape;
+use crate::staging::{Backing, Shape};
 use crate::tier::remote::url::Place;
-
-/// Twelve parts of 2 MiB under way each way: with three an S3 server on the same machine is at a third of its speed
-/// (`docs/BENCHMARKS.md`), and one that is farther away is slower still.
-const BUCKET_DRIVES: usize = 4;
 
 /// The configuration in force: sizes in bytes, times as [`Duration`], nothing left to look up.
 #[derive(Clone, PartialEq)]
@@ -249,10 +245,10 @@ impl Config {
         if chunk_bytes == 0 {
             return Err(Error::new(ErrorKind::Argument, "chunk_bytes is 0: a chunk has at least one byte"));
         }
-        if let Some(shape) = Shape::within(self.max_local_cpu_bytes, chunk_bytes, self.drives()) {
+        if let Some(shape) = Shape::within(self.max_local_cpu_bytes, chunk_bytes, self.backing()) {
             return Ok(shape);
         }
-        let slot_bytes = Shape::slot_bytes(chunk_bytes).map(|slot_bytes| slot_bytes as u64);
+        let slot_bytes = Shape::slot_bytes(chunk_bytes, self.backing()).map(|slot_bytes| slot_bytes as u64);
         let slots = slot_bytes.map_or(0, |slot_bytes| self.max_local_cpu_bytes / slot_bytes);
         let remedy = match slot_bytes.and_then(|slot_bytes| slot_bytes.checked_mul(2)) {
             Some(needed) => format!("Set max_local_cpu_size to {} GiB or more", gib(needed)),
@@ -280,15 +276,12 @@ impl Config {
         if left < chunk_bytes { 0 } else { left }
     }
 
-    /// How many drives chunks go to and come from. The remote tier counts as one, a bucket as several: what one request
-    /// to it waits for has to be hidden behind others.
-    fn drives(&self) -> usize {
-        let remote = match self.remote_url.as_deref().map(Place::parse) {
-            None => 0,
-            Some(Ok(Place::Bucket(_))) => BUCKET_DRIVES,
-            Some(_) => 1,
-        };
-        self.local_disk.len() + remote
+    /// Where chunks go to and come from.
+    fn backing(&self) -> Backing {
+        let remote = self.remote_url.as_deref().map(Place::parse);
+        let has_bucket = matches!(remote, Some(Ok(Place::Bucket(_))));
+        let is_like_a_drive = remote.is_some() && !has_bucket;
+        Backing { drives: self.local_disk.len() + usize::from(is_like_a_drive), has_bucket }
     }
 
     /// The value in force of the key `name`, in that key's own unit and fit to be shown: secrets are hidden. `None` if

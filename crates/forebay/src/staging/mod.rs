@@ -28,7 +28,7 @@ use crate::catalog::BLOCK_BYTES;
 use crate::error::Result;
 use crate::sync::{Condvar, Mutex, now};
 use arena::Arena;
-pub use shape::Shape;
+pub use shape::{Backing, Shape};
 
 /// How many loads may be served in a row while a store waits. Loads are what a user waits for; four to one keeps a
 /// store's wait below a handful of transfers.

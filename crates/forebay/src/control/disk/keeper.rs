@@ -60,10 +60,7 @@ impl Shared {
                 let mut state = self.state.lock();
                 loop {
                     let sync_at = interval.filter(|_| state.dirty).map(|interval| synced_at + interval);
-                    if state.checkpoint_due
-                        || state.is_closed()
-                        || sync_at.is_some_and(|at| at <= now())
-                    {
+                    if state.checkpoint_due || state.is_closed() || sync_at.is_some_and(|at| at <= now()) {
                         break;
                     }
                     match sync_at.or(interval.map(|interval| now() + interval)) {
