@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forebay::catalog::{BLOCK_BYTES, CachePolicy, ChunkRecord};
+use forebay::staging::{self, Backing};
 use forebay::{Cache, Config, Error, ErrorKind, Result, Value};
 use rustix::fs::{FlockOperation, flock, statvfs};
 
@@ -151,6 +152,10 @@ impl Scratch {
         remove(&self.cache())?;
         let memory_bytes =
             shape.chunks.saturating_mul(ChunkRecord::blocks(shape.chunk_bytes) * BLOCK_BYTES as u64);
+        // What staging can use is not the tier's, however much of it was asked for.
+        let staging = staging::Shape::within(u64::MAX, shape.chunk_bytes.into(), Backing::of_drives(1));
+        let staging_bytes = staging.map_or(0, |staging| u64::from(staging.slots) * staging.slot_bytes as u64);
+        let shape = &Shape { staging_bytes: shape.staging_bytes.max(staging_bytes), ..*shape };
         // There is no memory tier without one behind it.
         let config = self.config(shape, MEMORY_DISK_BYTES + 8 * shape.chunk_disk_bytes(), memory_bytes)?;
         Cache::open(&config, shape.chunk_bytes.into(), None)

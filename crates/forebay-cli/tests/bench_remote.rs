@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use filled::{forebay, json, printed, refused};
 
-const SMALL: [&str; 8] = ["--chunk-size", "8MiB", "--total", "64MiB", "--rounds", "2", "--staging", "24MiB"];
+const SMALL: [&str; 8] = ["--chunk-size", "8MiB", "--total", "128MiB", "--rounds", "2", "--staging", "24MiB"];
 
 /// No wait in a test is longer; what takes longer hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -102,14 +102,14 @@ fn both_ways_are_measured_beside_a_bare_client_and_nothing_is_left() {
     assert!(report["mixed"]["alone_p99_ms"].as_f64().unwrap() > 0.0);
     assert_eq!((&report["tier"], &report["part_bytes"]), (&"remote".into(), &(4 << 20).into()));
     assert_eq!((&report["wrong_chunks"], &report["rounds"]), (&0.into(), &2.into()));
-    assert_eq!((&report["chunk_bytes"], &report["total_bytes"]), (&(8 << 20).into(), &(64 << 20).into()));
+    assert_eq!((&report["chunk_bytes"], &report["total_bytes"]), (&(8 << 20).into(), &(128 << 20).into()));
     let [used, whole] = ["staging_bytes", "staging_buffer_bytes"].map(|name| report[name].as_u64().unwrap());
     assert!(0 < used && used <= whole && whole <= 24 << 20, "{report:#}");
     assert_eq!(server.keys(), 0, "nothing is left");
 
     let text = printed(&bench(&server.url(), &[]), 0);
     for part in
-        ["64.00 MiB in chunks of 8.00 MiB, 2 rounds", "\nwrite ", "\nread ", "CPU-s/GB", "a bare client"]
+        ["128.00 MiB in chunks of 8.00 MiB, 2 rounds", "\nwrite ", "\nread ", "CPU-s/GB", "a bare client"]
     {
         assert!(text.contains(part), "{part:?} in {text}");
     }

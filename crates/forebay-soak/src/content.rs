@@ -7,7 +7,7 @@
 use forebay::ChunkKey;
 
 /// Bytes of a large chunk.
-pub(crate) const LARGE_BYTES: usize = 3 << 20;
+pub(crate) const LARGE_BYTES: usize = 6 << 20;
 /// The most bytes of a small one.
 pub(crate) const SMALL_BYTES_MAX: usize = 80 << 10;
 

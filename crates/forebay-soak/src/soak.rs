@@ -54,10 +54,10 @@ impl Soak {
         let sizes = |cpu: f64, disk: f64| {
             [("max_local_cpu_size", Value::from(cpu * MIB)), ("max_local_disk_size", Value::from(disk * MIB))]
         };
-        let [cpu, disk] = sizes(72.0, 144.0);
+        let [cpu, disk] = sizes(120.0, 192.0);
         let first = Instance::open("first", directory.join("first"), &url, [cpu, disk])?;
         // Two slots, and nothing is answered from memory.
-        let ([cpu, disk], mode) = (sizes(3.0, 112.0), ("use_only_staging_buffer", Value::from(true)));
+        let ([cpu, disk], mode) = (sizes(6.0, 160.0), ("use_only_staging_buffer", Value::from(true)));
         let second = Instance::open("second", directory.join("second"), &url, [cpu, disk, mode])?;
 
         let instances = vec![Arc::new(first), Arc::new(second)];

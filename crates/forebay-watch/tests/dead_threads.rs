@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use forebay::Value;
 use forebay::crash_points::{kill_thread, last_death};
+use forebay::{Cache, ErrorKind, Value};
+use tempfile::TempDir;
 
 mod support;
-use support::{PATIENCE, Watched, get, load, prompt, store, watched};
+use support::{CHUNK, PATIENCE, Watched, config, get, load, prompt, store, watched};
 
 /// From a thread's death until health is red.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
@@ -88,7 +89,19 @@ fn g9_each_threads_death_is_seen_and_inference_goes_on() {
     deaths_are_seen_and_inference_goes_on(&["forebay-io-0"], "threads");
     // Nobody is left to end what is under way.
     deaths_are_seen_and_inference_goes_on(&IO_THREADS, "threads");
-    for name in ["forebay-ring", "forebay-stored", "forebay-loaded"] {
-        deaths_are_seen_and_inference_goes_on(&[name], "io_uring");
+    if has_io_uring() {
+        for name in ["forebay-ring", "forebay-stored", "forebay-loaded"] {
+            deaths_are_seen_and_inference_goes_on(&[name], "io_uring");
+        }
+    }
+}
+
+/// Where it is forbidden none of its threads can die.
+fn has_io_uring() -> bool {
+    let home = TempDir::new().expect("a directory");
+    let config = config(&home, 64 << 20, [("disk_io_engine", Value::from("io_uring"))]);
+    match Cache::open(&config, CHUNK as u64, None) {
+        Err(error) if error.kind() == ErrorKind::Config => false,
+        opened => opened.map(|_| true).expect("a cache"),
     }
 }

@@ -883,7 +883,7 @@ fn a_file_for_disk_and_redis_is_taken_as_it_is() {
     assert!(config.local_cpu && config.local_disk == [Path::new("/mnt/kv/")]);
     assert_eq!(config.remote_url.as_deref(), Some("redis://user:hunter2@cache.example:6379"));
     assert_eq!(config.store_to, StoreTo { memory: true, disk: true, remote: true });
-    assert_eq!(config.memory_tier_bytes(2 << 20), 20 * GIB - (24 << 20));
+    assert_eq!(config.memory_tier_bytes(2 << 20), 20 * GIB - (48 << 20));
     assert_eq!((config.disk_io_threads, config.disk_direct_io), (8, DirectIo::Auto));
 
     let keys = |wanted: Verdict| -> Vec<&str> {

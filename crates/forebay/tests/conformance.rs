@@ -29,7 +29,7 @@ use servers::{RIGHT, ServerProcess, inside};
 use support::{PATIENCE, assert_nothing_leaked, begin_store, bytes_of, load, prompt, store};
 use tempfile::TempDir;
 
-/// The largest chunk: three parts.
+/// The largest chunk: three parts, two of them for a bucket.
 const LARGE: usize = 12 << 20;
 const SMALL: usize = 20_000;
 
@@ -116,7 +116,7 @@ impl Place {
     fn config(&self) -> Config {
         // Room for a third of the chunks, beside the staging buffer.
         let mut values = vec![
-            ("max_local_cpu_size", Value::from(if self.setup.has_memory() { 40.0 } else { 16.0 } / 1024.0)),
+            ("max_local_cpu_size", Value::from(if self.setup.has_memory() { 92.0 } else { 40.0 } / 1024.0)),
             ("local_cpu", Value::from(self.setup.has_memory())),
         ];
         if self.setup.has_disk() {
@@ -335,7 +335,7 @@ fn every_length(cache: &Cache, setup: Setup) {
         LARGE - 1,
         LARGE,
     ];
-    for (len, key) in lengths.into_iter().zip(prompt(4, lengths.len())) {
+    for (len, key) in lengths.map(|len| len.min(LARGE)).into_iter().zip(prompt(4, lengths.len())) {
         store_everywhere(cache, setup, &[key], len);
         assert_eq!(found(cache, &[key]), 1, "{len} bytes");
         load_all(cache, setup, &[key], len);

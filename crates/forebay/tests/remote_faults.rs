@@ -34,7 +34,7 @@ const BOUND: Duration = Duration::from_secs(5);
 
 fn config<const N: usize>(disk: Option<&Path>, more: [(&str, Value); N]) -> Config {
     let mut values = vec![
-        ("max_local_cpu_size", Value::from(8.0 / 1024.0)),
+        ("max_local_cpu_size", Value::from(16.0 / 1024.0)),
         ("local_cpu", Value::from(false)),
         ("use_only_staging_buffer", Value::from(true)),
         ("remote_timeout_s", Value::from(TIMEOUT.as_secs_f64())),

@@ -85,7 +85,7 @@ impl<S: Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>> Layer
 /// One test alone in its process: spans are made on threads of the cache, so the subscriber is everybody's.
 #[test]
 fn a_chunks_way_is_a_span_that_says_what_happened_and_how_it_ended() {
-    const CHUNK: usize = 5 << 20;
+    const CHUNK: usize = 12 << 20;
     let traced = Traced::default();
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(traced.clone())).unwrap();
     let home = Home::new(CHUNK, 4, 64 << 20);
