@@ -54,7 +54,7 @@ miri:
 # the component `rust-src`.
 TSAN_TESTS ?= staging stress tiers events guarantees faults remote_faults
 tsan:
-	RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu -p forebay --lib \
+	RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu --target-dir target/tsan -p forebay --lib \
 		$(addprefix --test ,$(TSAN_TESTS))
 
 # Each target of what is read from outside, for so long. Needs a nightly toolchain, and cargo-fuzz 0.13.
