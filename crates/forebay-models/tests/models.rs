@@ -14,7 +14,7 @@ macro_rules! models {
 }
 
 models! {
-    models: staging_serves_a_crowd, staging_lets_go_of_who_gives_up, staging_closes_with_a_crowd_in_line,
+    models: staging_serves_a_crowd, staging_gives_out_every_slot_that_is_free, staging_lets_go_of_who_gives_up, staging_closes_with_a_crowd_in_line,
         staging_nudges_who_is_not_wanted, queue_loses_nothing, queue_closes_at_any_moment, queue_is_helped_out;
     mover: watch_gives_each_thing_once, watch_gives_up_what_is_put_back, batch_tells_everybody_once,
         jobs_end_once_while_they_are_cancelled;

@@ -85,6 +85,35 @@ pub fn staging_serves_a_crowd() {
     }
 }
 
+/// Slots that come free together are given out together: each of those who wait keeps its slot until all have one.
+pub fn staging_gives_out_every_slot_that_is_free() {
+    check(4_000, Time::Stands, || {
+        let watched = Watched::of(2, 2);
+        let held = [(); 2].map(|()| watched.staging.acquire(Class::Load, EVER).unwrap());
+        let served = Arc::new((sync::Mutex::new(0), sync::Condvar::new()));
+        let threads: Vec<_> = [(); 2]
+            .map(|()| {
+                let (watched, served) = (Arc::clone(&watched), Arc::clone(&served));
+                thread::spawn(move || {
+                    let lease = watched.staging.acquire(Class::Load, EVER).expect("nothing is closed");
+                    let (count, changed) = &*served;
+                    let mut count = count.lock();
+                    *count += 1;
+                    changed.notify_all();
+                    while *count < 2 {
+                        changed.wait(&mut count);
+                    }
+                    drop(count);
+                    watched.use_up(Class::Load, lease);
+                })
+            })
+            .into();
+        drop(held);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        watched.is_at_rest();
+    });
+}
+
 /// Who gives up leaves nothing behind in the line, whenever that is.
 pub fn staging_lets_go_of_who_gives_up() {
     check(6_000, Time::Flies, || {
