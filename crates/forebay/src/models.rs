@@ -40,7 +40,8 @@ const STEPS_MAX: usize = 200_000;
 /// When the model does, in any of them, or its threads all wait.
 pub(crate) fn check(orders: usize, time: Time, model: impl Fn() + Send + Sync + 'static) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let orders = orders * number("FOREBAY_MODELS_TIMES").map_or(1, |times: u64| times as usize);
+    let orders = orders
+        * number("FOREBAY_MODELS_TIMES").map_or(1, |times: u64| usize::try_from(times).expect("fewer"));
     let seed = number("FOREBAY_MODELS_SEED").unwrap_or(1);
     let model = Arc::new(model);
     run("at random", RandomScheduler::new_from_seed(seed, orders / 2), time, Arc::clone(&model));

@@ -1,5 +1,7 @@
 //! Models of a whole cache: memory before a remote store, with all threads of both. See [`crate::models`].
 
+#![expect(clippy::missing_panics_doc, reason = "that is how a model fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Models of what is told of comings and goings. See [`crate::models`].
 
+#![expect(clippy::missing_panics_doc, reason = "that is how a model fails")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Who may have which slot, and that nobody waits for ever.
 
+#![expect(clippy::missing_panics_doc, reason = "that is how a model fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -25,8 +27,8 @@ struct Watched {
 }
 
 impl Watched {
-    fn of(slots: u32, share: u32) -> Arc<Self> {
-        let shape = Shape { slots, slot_bytes: BLOCK_BYTES, share };
+    fn of(slots: u32, at_once: u32) -> Arc<Self> {
+        let shape = Shape { slots, slot_bytes: BLOCK_BYTES, share: at_once };
         Arc::new(Self {
             staging: Staging::of(shape).unwrap(),
             shape,
@@ -164,7 +166,7 @@ pub fn staging_nudges_who_is_not_wanted() {
             let asked = || asked.load(sync::atomic::Ordering::Acquire);
             staging.acquire_unless(Class::Load, EVER, &asked).err()
         });
-        let staying: Vec<_> = [Class::Load, Class::Store]
+        let others: Vec<_> = [Class::Load, Class::Store]
             .map(|class| {
                 let watched = Arc::clone(&watched);
                 thread::spawn(move || {
@@ -177,7 +179,7 @@ pub fn staging_nudges_who_is_not_wanted() {
         watched.staging.nudge();
         assert_eq!(leaving.join().unwrap(), Some(Refusal::Unwanted));
         drop(held);
-        staying.into_iter().for_each(|thread| thread.join().unwrap());
+        others.into_iter().for_each(|thread| thread.join().unwrap());
         watched.is_at_rest();
     });
 }

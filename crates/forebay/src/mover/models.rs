@@ -1,5 +1,7 @@
 //! Models of how chunks end: the watch, the batch and the job. See [`crate::models`].
 
+#![expect(clippy::missing_panics_doc, reason = "that is how a model fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;

@@ -3,6 +3,8 @@
 //! The network's threads are the checker's, and the store is memory. All layers are there; their clocks are the runtime's
 //! and stand, as far as a model goes.
 
+#![expect(clippy::missing_panics_doc, reason = "that is how a model fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
