@@ -242,7 +242,7 @@ mod tests {
     use crate::catalog::BLOCK_BYTES;
     use crate::staging::{Class, Staging};
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     #[test]
     fn a_shutdown_waits_for_the_last_part_whose_turn_has_not_come() {
