@@ -47,7 +47,9 @@ def verdict_of_models(tree, env, seconds):
     if ended.returncode == 0:
         return "NOT FOUND", ""
     found = []
-    for name, output in re.findall(r"^---- (\w+) stdout ----\n(.*?)(?=^---- |^failures:$|\Z)", ended.stdout, re.M | re.S):
+    for name, output in re.findall(
+        r"^---- (\w+) stdout ----\n(.*?)(?=^---- |^failures:$|\Z)", ended.stdout, re.M | re.S
+    ):
         order = re.search(r"the model failed in order (\d+), chosen (.*)", output)
         found.append(f"`{name}`, order {order[1]} {order[2]}" if order else f"`{name}`")
     return "; ".join(found) or "?", ""
