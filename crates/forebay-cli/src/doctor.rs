@@ -282,7 +282,7 @@ fn memory(bytes: u64) -> Finding {
         what: "memory to be had",
         found: size(bytes),
         verdict: if enough { Verdict::Good } else { Verdict::Fair },
-        advice: (!enough).then(|| "staging is given less below; 12 MiB a drive is the least".to_owned()),
+        advice: (!enough).then(|| "staging is given less below; 24 MiB a drive is enough".to_owned()),
         see: "grep MemAvailable /proc/meminfo; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
             .to_owned(),
     }

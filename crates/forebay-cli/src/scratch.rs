@@ -154,8 +154,8 @@ impl Scratch {
             shape.chunks.saturating_mul(ChunkRecord::blocks(shape.chunk_bytes) * BLOCK_BYTES as u64);
         // What staging can use is not the tier's, however much of it was asked for.
         let staging = staging::Shape::within(u64::MAX, shape.chunk_bytes.into(), Backing::of_drives(1));
-        let staging_bytes = staging.map_or(0, |staging| u64::from(staging.slots) * staging.slot_bytes as u64);
-        let shape = &Shape { staging_bytes: shape.staging_bytes.max(staging_bytes), ..*shape };
+        let staging_bytes = shape.staging_bytes.max(staging.map_or(0, staging::Shape::bytes));
+        let shape = &Shape { staging_bytes, ..*shape };
         // There is no memory tier without one behind it.
         let config = self.config(shape, MEMORY_DISK_BYTES + 8 * shape.chunk_disk_bytes(), memory_bytes)?;
         Cache::open(&config, shape.chunk_bytes.into(), None)

@@ -74,7 +74,7 @@ impl Setup {
     fn staging_bytes(&self) -> usize {
         let drives = usize::from(self.has_disk) + usize::from(self.has_remote);
         let shape = Shape::within(1 << 40, self.chunk_bytes as u64, Backing::of_drives(drives)).unwrap();
-        shape.slots as usize * shape.slot_bytes
+        usize::try_from(shape.bytes()).unwrap()
     }
 
     fn open(&self) -> Cache {

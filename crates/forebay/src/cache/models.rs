@@ -6,23 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use shuttle::thread;
 
-use super::{Cache, OnStored};
+use super::{Batch, Cache, OnStored};
 use crate::catalog::{BLOCK_BYTES, blocks_for};
 use crate::config::{Config, Value};
 use crate::control::LoadPlan;
 use crate::control::memory::ONWARD_MAX;
 use crate::key::ChunkKey;
-use crate::models::remote::settings;
+use crate::models::remote::{Shown, settings};
 use crate::models::{Time, check};
 use crate::mover::{Observer, Sink, Source, fill_from};
 use crate::outcome::{LoadStatus, Reason, StoreOutcome, StoreStatus, Tier};
 use crate::staging::{Backing, Shape};
 use crate::sync::{Condvar, Mutex};
 use crate::tier::remote::client::Client;
-use crate::tier::remote::objects::{Answer, Fault, Objects};
+use crate::tier::remote::objects::{Fault, Objects};
 use crate::tier::remote::wrappers::fake::Fake;
 
 const CHUNK: usize = BLOCK_BYTES;
@@ -32,7 +31,7 @@ const CHUNK_LENGTH: u32 = 4096;
 fn open(memory_chunks: usize, objects: Arc<dyn Objects>) -> Arc<Cache> {
     let shape = Shape::within(1 << 40, CHUNK as u64, Backing::of_drives(1)).unwrap();
     let room = usize::try_from(blocks_for(CHUNK as u64)).unwrap() * BLOCK_BYTES;
-    let bytes = shape.slots as usize * shape.slot_bytes + memory_chunks * room;
+    let bytes = usize::try_from(shape.bytes()).unwrap() + memory_chunks * room;
     let gib = f64::from(u32::try_from(bytes).unwrap()) / f64::from(1 << 30);
     let values = vec![
         ("max_local_cpu_size", Value::from(gib)),
@@ -86,30 +85,13 @@ impl Gate {
 }
 
 /// A store that takes its time with what is put.
-struct Slow {
-    fake: Arc<Fake>,
-    gate: Arc<Gate>,
-}
-
-impl Objects for Slow {
-    fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()> {
-        Box::pin(async move {
-            self.gate.pass();
-            self.fake.put(name, bytes).await
-        })
-    }
-
-    fn get<'a>(&'a self, name: &'a str, into: &'a mut [u8]) -> Answer<'a, ()> {
-        self.fake.get(name, into)
-    }
-
-    fn has<'a>(&'a self, name: &'a str) -> Answer<'a, bool> {
-        self.fake.has(name)
-    }
-
-    fn remove<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        self.fake.remove(name)
-    }
+fn slow(fake: &Arc<Fake>, gate: &Arc<Gate>) -> Arc<dyn Objects> {
+    let gate = Arc::clone(gate);
+    let wait = move |_: &str| {
+        gate.pass();
+        Ok(())
+    };
+    Arc::new(Shown { fake: Arc::clone(fake), before: Box::new(wait), after: Box::new(|_| ()) })
 }
 
 /// Engine memory that takes its time.
@@ -168,11 +150,15 @@ fn is_on(status: StoreStatus) -> bool {
     matches!(status, StoreStatus::Stored | StoreStatus::Present)
 }
 
+/// Begins to store chunks.
+fn begin(cache: &Cache, chunks: &[u8], on_complete: OnStored) -> Arc<Batch<StoreOutcome>> {
+    let source = |byte: &u8| (key(*byte), Box::new(vec![*byte; CHUNK]) as Box<dyn Source>);
+    cache.store(chunks.iter().map(source).collect(), None, Some(on_complete)).unwrap()
+}
+
 /// Stores chunks and waits until all have ended.
 fn store(cache: &Cache, chunks: &[u8], on_complete: OnStored) -> Vec<StoreOutcome> {
-    let source = |byte: &u8| (key(*byte), Box::new(vec![*byte; CHUNK]) as Box<dyn Source>);
-    let batch = cache.store(chunks.iter().map(source).collect(), None, Some(on_complete)).unwrap();
-    batch.wait(None).expect("it has no other end")
+    begin(cache, chunks, on_complete).wait(None).expect("it has no other end")
 }
 
 /// Has a chunk found to be damaged where it is.
@@ -200,18 +186,25 @@ fn is_at_rest(cache: &Cache) {
     cache.close(Duration::from_secs(1));
 }
 
+/// Two threads that store the same two chunks.
+fn two_callers(
+    cache: &Arc<Cache>,
+    told: &Arc<Told>,
+    fake: &Arc<Fake>,
+) -> [thread::JoinHandle<Vec<StoreOutcome>>; 2] {
+    [(); 2].map(|()| {
+        let (cache, on_complete) = (Arc::clone(cache), told.on_complete(fake));
+        thread::spawn(move || store(&cache, &[1, 2], on_complete))
+    })
+}
+
 /// Two callers store the same chunks, one of which finds no room in memory: each is told each chunk once, when it has
 /// ended on all tiers, and truly.
 pub fn cache_tells_two_callers() {
     check(600, Time::Stands, || {
         let fake = Arc::new(Fake::default());
         let (cache, told) = (open(1, fake.clone()), Arc::new(Told::default()));
-        let callers: Vec<_> = (0..2)
-            .map(|_| {
-                let (cache, on_complete) = (Arc::clone(&cache), told.on_complete(&fake));
-                thread::spawn(move || store(&cache, &[1, 2], on_complete))
-            })
-            .collect();
+        let callers = two_callers(&cache, &told, &fake);
         for caller in callers {
             for outcome in caller.join().unwrap() {
                 assert!(is_on(outcome.status), "{outcome:?}");
@@ -223,32 +216,25 @@ pub fn cache_tells_two_callers() {
 }
 
 /// A chunk that is lost from memory while it is copied to the remote store, and stored anew: memory has no room for it, so
-/// the second store waits for the copy, and is told.
+/// the second store waits for the copy, and is told. It comes while the copy is with the store, or at any moment.
 pub fn cache_tells_who_follows_a_copy() {
-    for fails in [false, true] {
-        check(1_000, Time::Stands, move || {
+    for (fails, at_any_moment) in [(false, false), (false, true), (true, false), (true, true)] {
+        check(600, Time::Stands, move || {
             let (fake, gate) = (Arc::new(Fake::default()), Arc::new(Gate::default()));
-            let slow = Slow { fake: Arc::clone(&fake), gate: Arc::clone(&gate) };
-            let (cache, told) = (open(1, Arc::new(slow)), Arc::new(Told::default()));
+            let (cache, told) = (open(1, slow(&fake, &gate)), Arc::new(Told::default()));
             if fails {
                 fake.fail_always(Some(Fault::Refused("nothing today".into())));
             }
-            let first = {
-                let (cache, on_complete) = (Arc::clone(&cache), told.on_complete(&fake));
-                thread::spawn(move || store(&cache, &[1], on_complete))
-            };
+            let first = begin(&cache, &[1], told.on_complete(&fake));
             // The copy is with the store.
             gate.wait_for(1);
-            let second = {
-                let (cache, on_complete) = (Arc::clone(&cache), told.on_complete(&fake));
-                thread::spawn(move || {
-                    lose(&cache, 1);
-                    store(&cache, &[1], on_complete)
-                })
-            };
+            if at_any_moment {
+                gate.open();
+            }
+            lose(&cache, 1);
+            let second = begin(&cache, &[1], told.on_complete(&fake));
             gate.open();
-            first.join().unwrap();
-            second.join().unwrap();
+            assert!(first.wait(None).is_some() && second.wait(None).is_some());
             told.is_exact(&[1], 2);
             is_at_rest(&cache);
         });
@@ -289,12 +275,7 @@ pub fn cache_closes_at_any_moment() {
         check(600, Time::Stands, move || {
             let fake = Arc::new(Fake::default());
             let (cache, told) = (open(1, fake.clone()), Arc::new(Told::default()));
-            let callers: Vec<_> = (0..2)
-                .map(|_| {
-                    let (cache, on_complete) = (Arc::clone(&cache), told.on_complete(&fake));
-                    thread::spawn(move || store(&cache, &[1, 2], on_complete))
-                })
-                .collect();
+            let callers = two_callers(&cache, &told, &fake);
             cache.close(drain);
             callers.into_iter().for_each(|caller| drop(caller.join().unwrap()));
             told.is_exact(&[1, 2], 2);
@@ -308,8 +289,7 @@ pub fn cache_closes_at_any_moment() {
 pub fn cache_closes_with_copies_in_line() {
     check(600, Time::Stands, || {
         let (fake, gate) = (Arc::new(Fake::default()), Arc::new(Gate::default()));
-        let slow = Slow { fake: Arc::clone(&fake), gate: Arc::clone(&gate) };
-        let (cache, told) = (open(ONWARD_MAX + 2, Arc::new(slow)), Arc::new(Told::default()));
+        let (cache, told) = (open(ONWARD_MAX + 2, slow(&fake, &gate)), Arc::new(Told::default()));
         let chunks: Vec<u8> = (1..).take(ONWARD_MAX + 2).collect();
         let caller = {
             let (cache, on_complete, chunks) = (Arc::clone(&cache), told.on_complete(&fake), chunks.clone());

@@ -271,8 +271,7 @@ impl Config {
             return 0;
         }
         let Ok(staging) = self.staging_shape(chunk_bytes) else { return 0 };
-        let staging_bytes = u64::from(staging.slots) * staging.slot_bytes as u64;
-        let left = self.max_local_cpu_bytes.saturating_sub(staging_bytes);
+        let left = self.max_local_cpu_bytes.saturating_sub(staging.bytes());
         if left < chunk_bytes { 0 } else { left }
     }
 

@@ -93,6 +93,11 @@ impl Shape {
             share: u32::try_from(share).ok()?,
         })
     }
+
+    /// Payload bytes of all slots.
+    pub fn bytes(self) -> u64 {
+        u64::from(self.slots) * self.slot_bytes as u64
+    }
 }
 
 #[cfg(test)]

@@ -50,22 +50,23 @@ pub fn turns_let_everybody_go() {
     });
 }
 
-/// A store that keeps the order in which it was given objects, and refuses those of some name.
-struct Ordered {
-    put: Mutex<Vec<String>>,
-    refused: Option<String>,
-    fake: Fake,
+/// What is called with an object's name.
+type Seen<T> = Box<dyn Fn(&str) -> T + Send + Sync>;
+
+/// A store in memory that shows what is put, before and after; what is refused before is not put.
+pub(crate) struct Shown {
+    pub(crate) fake: Arc<Fake>,
+    pub(crate) before: Seen<Result<(), Fault>>,
+    pub(crate) after: Seen<()>,
 }
 
-impl Objects for Ordered {
+impl Objects for Shown {
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()> {
         Box::pin(async move {
             future::yield_now().await;
-            if self.refused.as_deref() == Some(name) {
-                return Err(Fault::Refused("not this one".into()));
-            }
+            (self.before)(name)?;
             self.fake.put(name, bytes).await?;
-            self.put.lock().push(name.to_owned());
+            (self.after)(name);
             Ok(())
         })
     }
@@ -104,8 +105,18 @@ pub fn upload_puts_the_last_part_last() {
             let (key, names) = (ChunkKey::NONE, Names::of(BLOCK_BYTES));
             let refused = refused.map(|part| names.part(&key, part));
             let fails = refused.is_some();
-            let store = Arc::new(Ordered { put: Mutex::default(), refused, fake: Fake::default() });
-            let client = Arc::new(Client::over(store.clone(), &settings()).unwrap());
+            let put = Arc::new(Mutex::new(Vec::new()));
+            let order = Arc::clone(&put);
+            let refuse = move |name: &str| {
+                let is_refused = refused.as_deref() == Some(name);
+                if is_refused { Err(Fault::Refused("not this one".into())) } else { Ok(()) }
+            };
+            let store = Shown {
+                fake: Arc::default(),
+                before: Box::new(refuse),
+                after: Box::new(move |name| order.lock().push(name.to_owned())),
+            };
+            let client = Arc::new(Client::over(Arc::new(store), &settings()).unwrap());
             let staging = Staging::new(3, BLOCK_BYTES).unwrap();
             let engine = RemoteEngine::start(client, names, 3).unwrap();
             let told = Arc::new([const { AtomicUsize::new(0) }; PARTS + 1]);
@@ -128,7 +139,7 @@ pub fn upload_puts_the_last_part_last() {
             engine.shutdown(now() + Duration::from_secs(1));
             assert!(told.iter().all(|told| told.load(Ordering::Relaxed) == 1), "each is told once");
             assert_eq!(failed.load(Ordering::Relaxed), if fails { 2 } else { 0 }, "a part, and the last one");
-            let (put, end) = (store.put.lock(), names.end(&key));
+            let (put, end) = (put.lock(), names.end(&key));
             let at = put.iter().position(|name| *name == end);
             assert_eq!(at, (!fails).then_some(PARTS), "{put:?}");
             assert_eq!(staging.usage().in_use, 0, "every slot came back");
