@@ -9,7 +9,7 @@ use std::time::Duration;
 use shuttle::thread;
 
 use super::{Batch, Cache, OnStored};
-use crate::catalog::{BLOCK_BYTES, blocks_for};
+use crate::catalog::{BLOCK_BYTES, ChunkRecord};
 use crate::config::{Config, Value};
 use crate::control::LoadPlan;
 use crate::control::memory::ONWARD_MAX;
@@ -30,7 +30,7 @@ const CHUNK_LENGTH: u32 = 4096;
 /// A cache with room for so many chunks in memory, before `objects`.
 fn open(memory_chunks: usize, objects: Arc<dyn Objects>) -> Arc<Cache> {
     let shape = Shape::within(1 << 40, CHUNK as u64, Backing::of_drives(1)).unwrap();
-    let room = usize::try_from(blocks_for(CHUNK as u64)).unwrap() * BLOCK_BYTES;
+    let room = usize::try_from(ChunkRecord::room_blocks(CHUNK_LENGTH)).unwrap() * BLOCK_BYTES;
     let bytes = usize::try_from(shape.bytes()).unwrap() + memory_chunks * room;
     let gib = f64::from(u32::try_from(bytes).unwrap()) / f64::from(1 << 30);
     let values = vec![
@@ -228,6 +228,8 @@ pub fn cache_tells_who_follows_a_copy() {
             let first = begin(&cache, &[1], told.on_complete(&fake));
             // The copy is with the store.
             gate.wait_for(1);
+            let memory = cache.control.stats().memory.expect("there is one");
+            assert_eq!((memory.chunks, memory.outgoing), (1, 1), "out of memory");
             if at_any_moment {
                 gate.open();
             }
