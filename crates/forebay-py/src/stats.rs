@@ -72,6 +72,7 @@ fn remote(out: &Bound<'_, PyDict>, stats: &RemoteStats) -> PyResult<()> {
         ("remote_requests", requests.requests),
         ("remote_requests_failed", requests.refused + requests.unavailable + requests.timed_out),
         ("remote_requests_left_alone", requests.left_alone),
+        ("remote_requests_no_room", requests.no_room),
         ("remote_requests_in_flight", requests.in_flight),
         ("remote_retries", stats.client.retry.retries),
         ("remote_timeouts", stats.client.timeout.given_up),

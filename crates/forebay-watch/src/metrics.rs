@@ -365,6 +365,7 @@ pub fn families(figures: &Figures) -> Vec<Family> {
                     ("other_length", requests.other_length),
                     ("timed_out", requests.timed_out),
                     ("left_alone", requests.left_alone),
+                    ("no_room", requests.no_room),
                     ("refused", requests.refused),
                     ("unavailable", requests.unavailable),
                     ("dropped", requests.dropped),

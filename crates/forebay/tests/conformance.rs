@@ -521,6 +521,7 @@ fn chaos(place: &Place) {
             + requests.other_length
             + requests.timed_out
             + requests.left_alone
+            + requests.no_room
             + requests.refused
             + requests.unavailable
             + requests.dropped;

@@ -518,6 +518,7 @@ impl From<&Fault> for Reason {
         match fault {
             Fault::NotThere => Self::NotThere,
             Fault::OtherLength(_) => Self::Corrupt(Corruption::Truncated),
+            Fault::NoRoom => Self::Busy,
             fault => Self::Remote(fault.to_string()),
         }
     }

@@ -164,7 +164,7 @@ impl Client {
         let Some((capacity_bytes, Place::Directory(root))) = capacity_bytes.zip(Some(&place)) else {
             return Self::layered(objects, settings, place.to_string(), None);
         };
-        let kept = Arc::new(Kept::below(capacity_bytes, root.clone(), objects)?);
+        let kept = Arc::new(Kept::below(capacity_bytes, root.clone(), objects, settings.timeout / 2)?);
         Self::layered(kept.clone(), settings, place.to_string(), Some(kept))
     }
 

@@ -40,6 +40,8 @@ pub enum Fault {
     TimedOut,
     /// The store failed too often of late and was not asked.
     LeftAlone,
+    /// It has no room for what was put, for the moment.
+    NoRoom,
     /// Refused for good (credentials, permission, a bad request): retrying is of no use.
     Refused(String),
     /// May succeed when tried again.
@@ -54,6 +56,7 @@ impl Fault {
             Self::OtherLength(_) => "other_length",
             Self::TimedOut => "timed_out",
             Self::LeftAlone => "left_alone",
+            Self::NoRoom => "no_room",
             Self::Refused(_) => "refused",
             Self::Unavailable(_) => "unavailable",
         }
@@ -64,9 +67,9 @@ impl Fault {
         matches!(self, Self::TimedOut | Self::Unavailable(_))
     }
 
-    /// Whether it says that something is wrong with the store, and not merely what is in it.
+    /// Whether it says that something is wrong with the store, and not merely what is in it, or how much.
     pub const fn is_failure(&self) -> bool {
-        !matches!(self, Self::NotThere | Self::OtherLength(_))
+        !matches!(self, Self::NotThere | Self::OtherLength(_) | Self::NoRoom)
     }
 }
 
@@ -79,6 +82,7 @@ impl fmt::Display for Fault {
             }
             Self::TimedOut => f.write_str("the remote store did not answer in time"),
             Self::LeftAlone => f.write_str("the remote store failed too often of late and was not asked"),
+            Self::NoRoom => f.write_str("the remote store has no room before it is trimmed"),
             Self::Refused(why) => write!(f, "the remote store refused: {why}"),
             Self::Unavailable(why) => write!(f, "the remote store is not available: {why}"),
         }
@@ -110,6 +114,7 @@ mod tests {
             (Fault::OtherLength(3), "other_length", false, false),
             (Fault::TimedOut, "timed_out", true, true),
             (Fault::LeftAlone, "left_alone", false, true),
+            (Fault::NoRoom, "no_room", false, false),
             (Fault::Refused("no".to_owned()), "refused", false, true),
             (Fault::Unavailable("gone".to_owned()), "unavailable", true, true),
         ];

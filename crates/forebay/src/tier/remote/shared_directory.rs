@@ -4,23 +4,28 @@
 //! no symbolic link is followed, and what vanishes meanwhile is no error, so several machines may do this at a time. A
 //! chunk goes as a whole, its end first, so that one half removed is not found.
 //!
-//! `Kept` is a store in such a directory that has it trimmed: so often, counted in what it writes, that a few who write
-//! to one directory keep it below its capacity.
+//! `Kept` is a store in such a directory that has it trimmed as it grows. What it has written since the last trimming
+//! began to list the directory is bounded; what comes too fast waits for the next one, and is turned away when that
+//! takes too long. So one or two who write to a directory never pass its capacity by more than an object each, however
+//! slow the listing is.
 //!
-//! Assumes: the clocks of those who write agree roughly, as far as the age of chunks is to be right.
+//! Assumes: the clocks of those who write agree roughly, as far as the age of chunks is to be right; what can be
+//! removed is enough.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::library::INCOMING;
-use super::objects::{Answer, Objects};
+use super::objects::{Answer, Fault, Objects};
 use crate::crash_points::turn;
 use crate::crew::Crew;
 use crate::error::{Error, Result};
@@ -35,6 +40,8 @@ const PERIOD: Duration = Duration::from_mins(1);
 const TRIMMED_AFTER: u64 = 32;
 /// And to so many such parts below its capacity: for what is written meanwhile, here and elsewhere.
 const LEFT_EMPTY: u64 = 4;
+/// Of which each who writes may have so many written that no trimming has seen: two have them all.
+const UNSEEN_MOST: u64 = LEFT_EMPTY / 2;
 
 /// What one trimming found and did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -81,11 +88,12 @@ impl Chunk {
     }
 }
 
-/// Removes the oldest chunks of `root` until no more than `capacity_bytes` are left.
+/// Removes the oldest chunks of `root` until no more than `capacity_bytes` are left. What cannot be removed stays, and
+/// newer chunks go in its place.
 ///
 /// # Errors
-/// [`ErrorKind::Io`](crate::ErrorKind::Io) when `root` cannot be read, or a chunk cannot be removed for another
-/// reason than that it is gone.
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) when `root` cannot be read, or when a chunk could not be removed for another
+/// reason than that it is gone: the first one's, after all others were tried.
 pub fn trim(root: &Path, capacity_bytes: u64) -> Result<Trimmed> {
     let mut chunks = Vec::new();
     let namespaces =
@@ -101,16 +109,32 @@ pub fn trim(root: &Path, capacity_bytes: u64) -> Result<Trimmed> {
     let mut trimmed = Trimmed { bytes_before, bytes_after: bytes_before, ..Trimmed::default() };
     let order = |chunk: &Chunk| (chunk.stored, chunk.directory.clone(), chunk.slot_kib);
     chunks.sort_by_cached_key(order);
+    let removed = remove_oldest(chunks, capacity_bytes, &mut trimmed);
+    trimmed.left_over = remove_left_over(root);
+    removed.map(|()| trimmed)
+}
+
+/// Removes `chunks`, one after the other, until what is left fits.
+fn remove_oldest(
+    chunks: impl IntoIterator<Item = Chunk>,
+    capacity_bytes: u64,
+    trimmed: &mut Trimmed,
+) -> Result<()> {
+    let mut first_error = None;
     for chunk in chunks {
         if trimmed.bytes_after <= capacity_bytes {
             break;
         }
-        trimmed.objects += remove(&chunk)?;
-        trimmed.bytes_after -= chunk.bytes();
-        trimmed.chunks += 1;
+        match remove(&chunk) {
+            Ok(objects) => {
+                trimmed.objects += objects;
+                trimmed.bytes_after -= chunk.bytes();
+                trimmed.chunks += 1;
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
     }
-    trimmed.left_over = remove_left_over(root);
-    Ok(trimmed)
+    first_error.map_or(Ok(()), Err)
 }
 
 fn entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
@@ -217,9 +241,12 @@ pub struct Trimmer {
     shared: Arc<Shared>,
 }
 
+#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// Told after each trimming, and at the end.
+    trimmed: Notify,
 }
 
 #[derive(Default)]
@@ -228,6 +255,23 @@ struct State {
     is_due: bool,
     rounds: u64,
     last: Option<Trimmed>,
+    written: WrittenBytes,
+}
+
+/// Bytes that one [`Kept`] writes, as far as no trimming has counted them.
+#[derive(Default)]
+struct WrittenBytes {
+    under_way: u64,
+    /// Written, and not there yet when the last trimming that has ended began.
+    unseen: u64,
+    /// Since the last trimming was asked for.
+    since_asked: u64,
+}
+
+impl WrittenBytes {
+    fn not_counted(&self) -> u64 {
+        self.under_way + self.unseen
+    }
 }
 
 impl Trimmer {
@@ -236,7 +280,7 @@ impl Trimmer {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(root: PathBuf, capacity_bytes: u64, period: Duration) -> Result<Self> {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared::default());
         let crew = Crew::default();
         let keeping = Arc::clone(&shared);
         crew.spawn("forebay-trim".to_owned(), move || keep(&keeping, &root, capacity_bytes, period))?;
@@ -273,17 +317,29 @@ impl Trimmer {
 
     /// Ends the thread, and waits for that at most until `deadline`.
     pub fn shutdown(&self, deadline: Instant) {
-        self.shared.state.lock().closed = true;
-        self.shared.changed.notify_all();
+        self.shared.close();
         self.crew.join(deadline);
+    }
+}
+
+impl Shared {
+    /// A trimming has ended, at whose beginning so much was there unseen.
+    fn saw(&self, state: &mut State, there_bytes: u64) {
+        state.written.unseen -= there_bytes;
+        self.trimmed.notify_waiters();
+    }
+
+    fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+        self.trimmed.notify_waiters();
     }
 }
 
 impl Drop for Trimmer {
     /// Ends the thread and does not wait for that: it may be in the kernel, on a mount that is gone.
     fn drop(&mut self) {
-        self.shared.state.lock().closed = true;
-        self.shared.changed.notify_all();
+        self.shared.close();
     }
 }
 
@@ -292,6 +348,7 @@ fn keep(shared: &Shared, root: &Path, capacity_bytes: u64, period: Duration) {
     while !state.closed {
         turn();
         state.is_due = false;
+        let there_bytes = state.written.unseen;
         let trimmed = MutexGuard::unlocked(&mut state, || trim(root, capacity_bytes));
         if let Err(error) = &trimmed {
             tracing::warn!(%error, "trimming the shared directory");
@@ -299,6 +356,8 @@ fn keep(shared: &Shared, root: &Path, capacity_bytes: u64, period: Duration) {
         state.rounds += 1;
         state.last = trimmed.ok();
         shared.changed.notify_all();
+        // Also of one that failed: there is no more to be had by waiting for the next.
+        shared.saw(&mut state, there_bytes);
         let next = now() + period;
         while !state.closed && !state.is_due && !shared.changed.wait_until(&mut state, next).timed_out() {}
     }
@@ -310,7 +369,8 @@ pub(super) struct Kept {
     trimmer: Trimmer,
     /// After how many bytes it is trimmed again.
     step_bytes: u64,
-    written_bytes: AtomicU64,
+    /// For how long what is written waits for a trimming.
+    patience: Duration,
 }
 
 impl Kept {
@@ -319,14 +379,20 @@ impl Kept {
         self.trimmer.dead_threads()
     }
 
-    /// Keeps `root`, where `inner` puts its objects, below `capacity_bytes`.
+    /// Keeps `root`, where `inner` puts its objects, below `capacity_bytes`. What is put waits `patience` for the room that
+    /// a trimming makes.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(super) fn below(capacity_bytes: u64, root: PathBuf, inner: Arc<dyn Objects>) -> Result<Self> {
+    pub(super) fn below(
+        capacity_bytes: u64,
+        root: PathBuf,
+        inner: Arc<dyn Objects>,
+        patience: Duration,
+    ) -> Result<Self> {
         let step_bytes = capacity_bytes / TRIMMED_AFTER;
         let trimmer = Trimmer::start(root, capacity_bytes - LEFT_EMPTY * step_bytes, PERIOD)?;
-        Ok(Self { inner, trimmer, step_bytes, written_bytes: AtomicU64::new(0) })
+        Ok(Self { inner, trimmer, step_bytes, patience })
     }
 
     /// Trims no more; waits for the end of that at most until `deadline`.
@@ -334,11 +400,49 @@ impl Kept {
         self.trimmer.shutdown(deadline);
     }
 
-    fn wrote(&self, bytes: u64) {
-        let before = self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let step = self.step_bytes.max(1);
-        if before / step != (before + bytes) / step {
-            self.trimmer.trim_soon();
+    /// Room for an object of so many bytes; one that is greater than all the room has it alone.
+    async fn room(&self, bytes: u64) -> Room<'_> {
+        let shared = &*self.trimmer.shared;
+        loop {
+            let mut trimmed = pin!(shared.trimmed.notified());
+            // From here on nothing is missed.
+            trimmed.as_mut().enable();
+            {
+                let mut state = shared.state.lock();
+                let not_counted = state.written.not_counted();
+                if state.closed || not_counted == 0 || not_counted + bytes <= UNSEEN_MOST * self.step_bytes {
+                    state.written.under_way += bytes;
+                    return Room { kept: self, bytes };
+                }
+                // What is unseen is seen by the next one; what is under way asks for one when it ends.
+                if state.written.unseen > 0 {
+                    state.is_due = true;
+                    shared.changed.notify_all();
+                }
+            }
+            trimmed.await;
+        }
+    }
+}
+
+/// Of an object that is being written; dropped, it may be there.
+struct Room<'a> {
+    kept: &'a Kept,
+    bytes: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        let shared = &*self.kept.trimmer.shared;
+        let mut state = shared.state.lock();
+        let written = &mut state.written;
+        written.under_way -= self.bytes;
+        written.unseen += self.bytes;
+        written.since_asked += self.bytes;
+        if written.since_asked >= self.kept.step_bytes {
+            written.since_asked = 0;
+            state.is_due = true;
+            shared.changed.notify_all();
         }
     }
 }
@@ -346,10 +450,9 @@ impl Kept {
 impl Objects for Kept {
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()> {
         Box::pin(async move {
-            let len = bytes.len() as u64;
-            let put = self.inner.put(name, bytes).await;
-            self.wrote(len);
-            put
+            let room = self.room(bytes.len() as u64);
+            let _room = timeout(self.patience, room).await.map_err(|_| Fault::NoRoom)?;
+            self.inner.put(name, bytes).await
         })
     }
 
@@ -374,6 +477,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::tier::remote::wrappers::fake::Fake;
 
     const NAMESPACE: &str = "0123456789abcdef";
 
@@ -532,6 +636,82 @@ mod tests {
     fn a_root_that_is_not_there_is_an_error_with_its_name() {
         let error = trim(Path::new("/there/is/no/such/directory"), 0).unwrap_err();
         assert!(error.to_string().contains("/there/is/no/such/directory"));
+    }
+
+    /// A store of a capacity of 320 bytes, whose trimmer has no thread: [`a_trimming`] is one.
+    fn kept(inner: &Arc<Fake>) -> Kept {
+        let trimmer = Trimmer { crew: Crew::default(), shared: Arc::default() };
+        Kept { inner: inner.clone(), trimmer, step_bytes: 10, patience: Duration::from_millis(20) }
+    }
+
+    /// What a trimming that begins now and ends later is told of what was written.
+    fn a_trimming(kept: &Kept) -> impl FnOnce() {
+        let there_bytes = kept.trimmer.shared.state.lock().written.unseen;
+        move || kept.trimmer.shared.saw(&mut kept.trimmer.shared.state.lock(), there_bytes)
+    }
+
+    #[tokio::test]
+    async fn what_is_written_faster_than_it_is_trimmed_waits_and_is_turned_away() {
+        let inner = Arc::new(Fake::default());
+        let kept = kept(&inner);
+        let put = |name, len| kept.put(name, Bytes::from(vec![0; len]));
+        put("a", 12).await.unwrap();
+        assert!(kept.trimmer.shared.state.lock().is_due, "a step was written");
+        // It begins to list after a was written, and before b was.
+        let ends = a_trimming(&kept);
+        put("b", 8).await.unwrap();
+        assert_eq!(put("c", 1).await, Err(Fault::NoRoom));
+        assert_eq!(inner.names().len(), 2);
+        ends();
+        // Of the 20 bytes that may be there unseen b has 8.
+        put("c", 12).await.unwrap();
+        assert_eq!(put("d", 1).await, Err(Fault::NoRoom));
+        // What is greater than all the room has it alone.
+        a_trimming(&kept)();
+        put("e", 100).await.unwrap();
+        assert_eq!(put("f", 1).await, Err(Fault::NoRoom));
+        a_trimming(&kept)();
+        // A trimming that began before an object was there has not seen it, though it ends afterwards.
+        let (under_way, ends) = (kept.room(15).await, a_trimming(&kept));
+        assert_eq!(put("f", 6).await, Err(Fault::NoRoom));
+        drop(under_way);
+        ends();
+        assert_eq!(put("f", 6).await, Err(Fault::NoRoom));
+        a_trimming(&kept)();
+        put("f", 6).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_trimming_goes_on_when_it_ends_or_there_will_be_none() {
+        let inner = Arc::new(Fake::default());
+        let kept = Kept { patience: Duration::from_mins(1), ..kept(&inner) };
+        let full = || async { drop(kept.room(20).await) };
+        full().await;
+        let mut waiting = pin!(kept.room(20));
+        assert!(timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+        a_trimming(&kept)();
+        drop(timeout(Duration::from_secs(10), waiting).await.expect("it was told"));
+        let mut waiting = pin!(kept.room(20));
+        assert!(timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+        kept.shutdown(Instant::now());
+        drop(timeout(Duration::from_secs(10), waiting).await.expect("it was told"));
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_told_and_newer_ones_go_in_its_place() {
+        let root = directory(4);
+        let in_the_way = root.path().join(NAMESPACE).join(key(0)).join("2048-end");
+        // The parts that were listed are files; that one is none any more is like one that belongs to somebody else.
+        let chunks: Vec<Chunk> = chunks_in(in_the_way.parent().unwrap()).collect();
+        fs::remove_file(&in_the_way).unwrap();
+        fs::create_dir(&in_the_way).unwrap();
+        let others = (1..4)
+            .flat_map(|number| chunks_in(&root.path().join(NAMESPACE).join(key(number))).collect::<Vec<_>>());
+        let mut done = Trimmed { bytes_after: 400, ..Trimmed::default() };
+        let error = remove_oldest(chunks.into_iter().chain(others), 250, &mut done).unwrap_err();
+        assert!(error.to_string().contains("2048-end"), "{error}");
+        assert_eq!((done.bytes_after, done.chunks), (200, 2));
+        assert_eq!(left(&root), [0, 3]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ struct Counts {
     other_length: AtomicU64,
     timed_out: AtomicU64,
     left_alone: AtomicU64,
+    no_room: AtomicU64,
     refused: AtomicU64,
     unavailable: AtomicU64,
     dropped: AtomicU64,
@@ -44,6 +45,8 @@ pub struct CountedStats {
     pub timed_out: u64,
     /// Those that the breaker held back.
     pub left_alone: u64,
+    /// Objects that a full shared directory turned away.
+    pub no_room: u64,
     /// Those refused for good.
     pub refused: u64,
     /// Those that failed otherwise.
@@ -75,6 +78,7 @@ impl Counted {
             other_length: read(&counts.other_length),
             timed_out: read(&counts.timed_out),
             left_alone: read(&counts.left_alone),
+            no_room: read(&counts.no_room),
             refused: read(&counts.refused),
             unavailable: read(&counts.unavailable),
             dropped: read(&counts.dropped),
@@ -101,6 +105,7 @@ impl Counted {
             Err(Fault::OtherLength(_)) => add(&counts.other_length, 1),
             Err(Fault::TimedOut) => add(&counts.timed_out, 1),
             Err(Fault::LeftAlone) => add(&counts.left_alone, 1),
+            Err(Fault::NoRoom) => add(&counts.no_room, 1),
             Err(Fault::Refused(_)) => add(&counts.refused, 1),
             Err(Fault::Unavailable(_)) => add(&counts.unavailable, 1),
         };
@@ -159,6 +164,7 @@ mod tests {
         for fault in [
             Fault::TimedOut,
             Fault::LeftAlone,
+            Fault::NoRoom,
             Fault::Refused(String::new()),
             Fault::Unavailable(String::new()),
         ] {
@@ -167,12 +173,13 @@ mod tests {
         }
         fake.fail_always(None);
         let stats = CountedStats {
-            requests: 9,
+            requests: 10,
             ok: 3,
             not_there: 1,
             other_length: 1,
             timed_out: 1,
             left_alone: 1,
+            no_room: 1,
             refused: 1,
             unavailable: 1,
             dropped: 0,
