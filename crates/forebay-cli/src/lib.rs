@@ -1,24 +1,27 @@
-//! The command `forebay`: looks into a cache directory, checks it, explains a configuration, replays a trace,
-//! measures a drive, examines a machine.
+//! The command `forebay`: looks into a cache directory, checks it, watches a cache that runs, explains a configuration,
+//! replays a trace, measures a drive, examines a machine; clears a cache, and puts one in order that nobody uses.
 //!
-//! Promises: [`run`] never ends the process, never writes to a cache directory that it did not make, and gives an exit code that tells:
-//! 0 all right, 1 what was checked is not sound, 2 it could not be done (one line on standard error says why). What a
-//! command has to say stands on standard output, as a table for people or with `--json` for programs; progress and
-//! log lines go to standard error.
+//! Promises: [`run`] never ends the process, never writes to a cache directory that it did not make, but for `clear` and
+//! `gc`, and gives an exit code that tells: 0 all right, 1 what was checked is not sound, 2 it could not be done (one
+//! line on standard error says why). What a command has to say stands on standard output, as a table for people or with
+//! `--json` for programs; progress and log lines go to standard error.
 //!
-//! One file or folder a command: `inspect`, `verify`, `config`, `replay`, `bench`, `doctor`; `help` has `completions` and
-//! `man`. The first two look at a directory
-//! through `directory`; `replay`, `bench` and `doctor` work in a place of their own, made by `scratch`, and the first two drive chunks through a cache
-//! by `stream`. `figures` writes sizes and ages the way people read them; `log` is where log lines and traces go.
+//! One file or folder a command: `inspect`, `verify`, `top`, `clear`, `gc`, `config`, `replay`, `bench`, `doctor`; `help`
+//! has `completions` and `man`. The first two look at a directory through `directory`; `top` asks a cache through `http`;
+//! `replay`, `bench` and `doctor` work in a place of their own, made by `scratch`, and the first two drive chunks through a
+//! cache by `stream`. `figures` writes sizes and ages the way people read them; `log` is where log lines and traces go.
 
 mod bench;
+mod clear;
 mod config;
 mod content;
 mod directory;
 mod doctor;
 mod figures;
+mod gc;
 mod generate;
 mod help;
+mod http;
 mod inspect;
 mod log;
 mod process;
@@ -27,6 +30,7 @@ mod replay;
 mod scratch;
 mod sizes;
 mod stream;
+mod top;
 mod trace;
 mod verify;
 
@@ -42,7 +46,7 @@ const UNSOUND: u8 = 1;
 /// It could not be done.
 const NOT_DONE: u8 = 2;
 
-/// Look into, check and explain a cache of Forebay
+/// Look into, check, watch and tend a cache of Forebay
 #[derive(Debug, Parser)]
 #[command(name = "forebay", bin_name = "forebay", version)]
 #[command(after_help = "Exit code: 0 all right, 1 what was checked is not sound, 2 it could not be done.")]
@@ -57,6 +61,12 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Read and check every chunk of a cache directory that is not in use
     Verify(verify::VerifyArgs),
+    /// Show what a running cache does, live
+    Top(top::TopArgs),
+    /// Take all chunks out of a cache, or those of a namespace
+    Clear(clear::ClearArgs),
+    /// Put a cache directory that is not in use in order, or trim a shared one
+    Gc(gc::GcArgs),
     /// Say which configuration is in force and where each value came from
     Config(config::ConfigArgs),
     /// Replay a recorded trace, through the catalog alone or on a real directory, or make one up
@@ -85,6 +95,9 @@ pub fn run(arguments: Vec<String>) -> u8 {
     let ended = match &command {
         Command::Inspect(args) => inspect::run(args, &mut out).map(|()| RIGHT),
         Command::Verify(args) => verify::run(args, &mut out).map(|sound| if sound { RIGHT } else { UNSOUND }),
+        Command::Top(args) => top::run(args, &mut out).map(|()| RIGHT),
+        Command::Clear(args) => clear::run(args, &mut out).map(|()| RIGHT),
+        Command::Gc(args) => gc::run(args, &mut out).map(|()| RIGHT),
         Command::Config(args) => config::run(args, &mut out).map(|()| RIGHT),
         Command::Replay(args) => replay::run(args, &mut out).map(|right| if right { RIGHT } else { UNSOUND }),
         Command::Bench(args) => bench::run(args, &mut out).map(|right| if right { RIGHT } else { UNSOUND }),

@@ -171,7 +171,7 @@ impl Directory {
 }
 
 /// Finds the chunks of all drives whose data was there before.
-fn found_by_trailers(members: &[Member], direct_io: bool) -> Result<Found> {
+pub(super) fn found_by_trailers(members: &[Member], direct_io: bool) -> Result<Found> {
     let before: Vec<_> =
         members.iter().filter_map(|member| Some((member, member.since?, data_path(&member.path)))).collect();
     let paths: Vec<_> = before.iter().map(|(member, _, path)| (member.drive, path.clone())).collect();

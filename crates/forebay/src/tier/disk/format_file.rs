@@ -12,6 +12,8 @@ use crate::crash_points::{Point, pass, pass_with};
 use crate::error::{Error, ErrorKind, Result};
 
 const FORMAT_FILE: &str = "FORMAT";
+/// It, half written.
+pub(super) const FORMAT_NEW_FILE: &str = "FORMAT.new";
 
 /// What stands in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

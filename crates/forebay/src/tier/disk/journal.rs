@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 pub const SEGMENT_RECORDS: u64 = 32;
 /// Name of the checkpoint's file.
 pub const CHECKPOINT_FILE: &str = "checkpoint";
-const CHECKPOINT_NEW_FILE: &str = "checkpoint.new";
+pub(super) const CHECKPOINT_NEW_FILE: &str = "checkpoint.new";
 const SEGMENT_PREFIX: &str = "journal.";
 /// A checkpoint is written in pieces of this size.
 const CHECKPOINT_PIECE_BYTES: usize = 1 << 20;

@@ -3,7 +3,7 @@
 //! * [`directory`] opens a cache's directories: which of them is which drive (`members`), each with its [`lock`], its
 //!   format ([`format_file`]) and its space (`capacity`).
 //! * [`journal`] keeps what is committed, in files of a [`home`]; [`recovery`] reads it back, or rebuilds it from the
-//!   trailers; [`stock`] makes a catalog of that.
+//!   trailers; [`stock`] makes a catalog of that. [`upkeep`] does so where nobody uses the cache, to put it in order.
 //! * [`trailer`] proves each chunk; [`block_file`] is a data file, [`data_files`] are those of all drives; [`engine`]
 //!   moves chunks, by [`uring`] or by [`threads`], both in the order of `schedule`, or [`stepped`] by a
 //!   simulator.
@@ -28,5 +28,6 @@ pub mod stepped;
 pub mod stock;
 pub mod threads;
 pub mod trailer;
+pub mod upkeep;
 pub mod uring;
 pub mod wrappers;

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::key::{NAMESPACE_ID_BYTES, Namespace};
 
 const NAMESPACES_FILE: &str = "namespaces";
+/// It, half written.
+pub(super) const NAMESPACES_NEW_FILE: &str = "namespaces.new";
 /// Namespaces that are noted at most: it keeps the file within the space that is set aside for small files.
 const NAMESPACES_MAX: usize = 64;
 /// Bytes of a field that are noted at most.

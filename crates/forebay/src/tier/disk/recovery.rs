@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::key::ChunkKey;
 
 /// What was found in a directory.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Found {
     /// The committed chunks, least recently stored first; to store a chunk is to use those it continues.
     pub records: Vec<ChunkRecord>,
@@ -236,6 +236,23 @@ pub fn check_chunk(
         hasher.write(payload);
         if trailer::payload_sum(record, &hasher) == sum { Ok(()) } else { Err(trailer::Corruption::Payload) }
     }))
+}
+
+/// Reads one chunk's trailer and checks that it is that of `record`. What the payload is, it does not tell.
+///
+/// # Errors
+/// As [`check_chunk`].
+pub fn check_trailer(
+    file: &dyn BlockFile,
+    record: &ChunkRecord,
+) -> io::Result<Result<(), trailer::Corruption>> {
+    let page = record.extents.part(ChunkRecord::blocks(record.length) - 1, 1);
+    let mut window = Window::new(BLOCK_BYTES);
+    match read_blocks(file, &page, window.bytes()) {
+        Ok(()) => Ok(trailer::verify(window.bytes(), record).map(drop)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Err(trailer::Corruption::Truncated)),
+        Err(error) => Err(error),
+    }
 }
 
 /// A drive whose chunks are to be found by their trailers.

@@ -66,24 +66,10 @@ pub struct Stock {
 /// What the directories answer.
 pub fn take_stock(ground: &mut impl Ground, policy: CachePolicy) -> Result<Stock> {
     let home = Arc::clone(ground.home());
-    let mut found = read_journal_in(&*home)?;
+    let found = read_journal_in(&*home)?;
     // Left behind by a death right after a checkpoint.
     delete_before(&*home, found.first_segment);
-    let mut rebuilt = None;
-    let mut void = false;
-    if !ground.have_data() {
-        // Without data, whatever the journal says is void.
-        void = !found.is_empty();
-        found.records.clear();
-    } else if let Some(damage) =
-        found.damage.take().or_else(|| found.is_empty().then(|| "it is missing".into()))
-    {
-        tracing::warn!(directory = %home.path().display(), damage, "cannot use the journal; reading the chunks' trailers");
-        let next_segment = found.next_segment;
-        found = ground.by_trailers()?;
-        found.next_segment = next_segment;
-        rebuilt = Some(damage);
-    }
+    let Trusted { found, rebuilt, void } = Trusted::of(found, &*ground)?;
     let epoch = found.epoch.max(ground.noted_epoch()) + 1;
     if epoch > EPOCH_MAX {
         let message = format!(
@@ -94,17 +80,9 @@ pub fn take_stock(ground: &mut impl Ground, policy: CachePolicy) -> Result<Stock
     }
     let limits = ground.settle(epoch)?;
 
-    let mut catalog = Catalog::new(limits, policy, epoch);
-    let overwritten = overwritten(found.records.iter().filter(|record| ground.holds(record)), &limits);
-    // Last used first: if not all of them have room any more those go that would have gone first. A drive that is lost has
-    // taken its chunks with it.
-    let mut gone: Vec<Entry> = Vec::new();
-    for record in found.records.iter().rev() {
-        if !ground.holds(record) || overwritten.contains(&record.generation) || !catalog.restore(*record) {
-            gone.push(Entry::Remove(record.key, record.generation));
-        }
-    }
-    catalog.tie_restored();
+    let (catalog, left) = take_in(&found, &*ground, &limits, policy, epoch);
+    let mut gone: Vec<Entry> =
+        left.iter().map(|(record, _)| Entry::Remove(record.key, record.generation)).collect();
     if rebuilt.is_some() || void {
         // The old journal is not to be read again. Its successor is begun after that is so: an empty segment where none
         // was would be believed.
@@ -121,6 +99,87 @@ pub fn take_stock(ground: &mut impl Ground, policy: CachePolicy) -> Result<Stock
     let segments = segments_in(&*home).map_or(1, |segments| segments.len() as u64);
     let journal_records = replayed + gone.len() as u64 + SEGMENT_RECORDS * segments;
     Ok(Stock { catalog, journal, former, epoch, journal_records, interrupted, rebuilt })
+}
+
+/// What is found and can be believed.
+pub(super) struct Trusted {
+    pub(super) found: Found,
+    /// Why it is from the trailers, if so.
+    pub(super) rebuilt: Option<String>,
+    /// Checkpoint and journal say something, and there is no data.
+    pub(super) void: bool,
+}
+
+impl Trusted {
+    /// Of what checkpoint and journal say that which holds, or where they cannot be trusted what the trailers prove. Changes
+    /// nothing.
+    pub(super) fn of(mut found: Found, ground: &impl Ground) -> Result<Self> {
+        let mut rebuilt = None;
+        let mut void = false;
+        if !ground.have_data() {
+            // Without data, whatever the journal says is void.
+            void = !found.is_empty();
+            found.records.clear();
+        } else if let Some(damage) =
+            found.damage.take().or_else(|| found.is_empty().then(|| "it is missing".into()))
+        {
+            tracing::warn!(
+                directory = %ground.home().path().display(),
+                damage,
+                "cannot use the journal; reading the chunks' trailers"
+            );
+            let next_segment = found.next_segment;
+            found = ground.by_trailers()?;
+            found.next_segment = next_segment;
+            rebuilt = Some(damage);
+        }
+        Ok(Self { found, rebuilt, void })
+    }
+}
+
+/// Why a chunk that was found is not taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Its drive is lost, and has taken it with it.
+    WithItsDrive,
+    /// It lies past the end of its data file.
+    PastTheEnd,
+    /// Another one was written over it.
+    WrittenOver,
+    /// There are more than may be.
+    TooMany,
+}
+
+/// A catalog of what was found, and what of that has no place in it. Changes nothing on disk.
+pub(super) fn take_in(
+    found: &Found,
+    ground: &impl Ground,
+    limits: &Limits,
+    policy: CachePolicy,
+    epoch: u32,
+) -> (Catalog, Vec<(ChunkRecord, Left)>) {
+    let mut catalog = Catalog::new(*limits, policy, epoch);
+    let overwritten = overwritten(found.records.iter().filter(|record| ground.holds(record)), limits);
+    let ends_in_time = |record: &ChunkRecord| {
+        let blocks = limits.blocks.as_slice().get(usize::from(record.drive)).copied().unwrap_or(0);
+        record.extents.as_slice().iter().all(|extent| extent.end() <= u64::from(blocks))
+    };
+    // Last used first: if not all of them have room any more those go that would have gone first.
+    let mut all_left = Vec::new();
+    for record in found.records.iter().rev() {
+        let left = if !ground.holds(record) {
+            Some(Left::WithItsDrive)
+        } else if !ends_in_time(record) {
+            Some(Left::PastTheEnd)
+        } else if overwritten.contains(&record.generation) {
+            Some(Left::WrittenOver)
+        } else {
+            (!catalog.restore(*record)).then_some(Left::TooMany)
+        };
+        all_left.extend(left.map(|left| (*record, left)));
+    }
+    catalog.tie_restored();
+    (catalog, all_left)
 }
 
 /// Generations of chunks whose blocks a newer one has: that they went was written down, and lost with the power.

@@ -95,6 +95,24 @@ impl Chunk {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) when `root` cannot be read, or when a chunk could not be removed for another
 /// reason than that it is gone: the first one's, after all others were tried.
 pub fn trim(root: &Path, capacity_bytes: u64) -> Result<Trimmed> {
+    trim_by(root, capacity_bytes, remove, |path| fs::remove_file(path).is_ok())
+}
+
+/// What [`trim`] would do now.
+///
+/// # Errors
+/// As there, of reading.
+pub fn trim_dry(root: &Path, capacity_bytes: u64) -> Result<Trimmed> {
+    trim_by(root, capacity_bytes, |chunk| Ok(chunk.parts.len() as u64), |_| true)
+}
+
+/// `remove` says how many objects of a chunk it has removed, `remove_left_over` whether it has removed a file.
+fn trim_by(
+    root: &Path,
+    capacity_bytes: u64,
+    remove: impl Fn(&Chunk) -> Result<u64>,
+    remove_left_over: impl Fn(&Path) -> bool,
+) -> Result<Trimmed> {
     let mut chunks = Vec::new();
     let namespaces =
         entries(root).map_err(|error| Error::io(format!("reading {}", root.display()), error))?;
@@ -109,8 +127,8 @@ pub fn trim(root: &Path, capacity_bytes: u64) -> Result<Trimmed> {
     let mut trimmed = Trimmed { bytes_before, bytes_after: bytes_before, ..Trimmed::default() };
     let order = |chunk: &Chunk| (chunk.stored, chunk.directory.clone(), chunk.slot_kib);
     chunks.sort_by_cached_key(order);
-    let removed = remove_oldest(chunks, capacity_bytes, &mut trimmed);
-    trimmed.left_over = remove_left_over(root);
+    let removed = remove_oldest(chunks, capacity_bytes, &mut trimmed, remove);
+    trimmed.left_over = each_left_over(root, remove_left_over);
     removed.map(|()| trimmed)
 }
 
@@ -119,6 +137,7 @@ fn remove_oldest(
     chunks: impl IntoIterator<Item = Chunk>,
     capacity_bytes: u64,
     trimmed: &mut Trimmed,
+    remove: impl Fn(&Chunk) -> Result<u64>,
 ) -> Result<()> {
     let mut first_error = None;
     for chunk in chunks {
@@ -209,8 +228,9 @@ fn remove(chunk: &Chunk) -> Result<u64> {
     Ok(removed)
 }
 
-/// Files of writes that were interrupted long ago, wherever below they lie; their directories stay.
-fn remove_left_over(root: &Path) -> u64 {
+/// Files of writes that were interrupted long ago, wherever below they lie; their directories stay. Gives how many of them
+/// `remove` has removed.
+fn each_left_over(root: &Path, remove: impl Fn(&Path) -> bool) -> u64 {
     let mut removed = 0;
     let mut seen = HashSet::new();
     let mut directories = vec![root.join(INCOMING)];
@@ -226,7 +246,7 @@ fn remove_left_over(root: &Path) -> u64 {
                 directories.push(entry.path());
             } else if let Some(about) = file(&entry) {
                 let age = about.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
-                if age >= LEFT_OVER_AFTER && fs::remove_file(entry.path()).is_ok() {
+                if age >= LEFT_OVER_AFTER && remove(&entry.path()) {
                     removed += 1;
                 }
             }
@@ -708,7 +728,7 @@ mod tests {
         let others = (1..4)
             .flat_map(|number| chunks_in(&root.path().join(NAMESPACE).join(key(number))).collect::<Vec<_>>());
         let mut done = Trimmed { bytes_after: 400, ..Trimmed::default() };
-        let error = remove_oldest(chunks.into_iter().chain(others), 250, &mut done).unwrap_err();
+        let error = remove_oldest(chunks.into_iter().chain(others), 250, &mut done, remove).unwrap_err();
         assert!(error.to_string().contains("2048-end"), "{error}");
         assert_eq!((done.bytes_after, done.chunks), (200, 2));
         assert_eq!(left(&root), [0, 3]);
