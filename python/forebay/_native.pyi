@@ -154,6 +154,18 @@ class Cache:
         are under way end as they would have; what is being written or copied stays. A remote store is left alone."""
     def events(self) -> Events:
         """What comes onto a tier and what leaves it from now on."""
+    def pin(self, keys: Sequence[bytes] | None = None, namespace: Namespace | None = None) -> tuple[int, int]:
+        """Keeps chunks on disk from being evicted until they are unpinned: these, those of a namespace, or all there are.
+        Each is pinned together with those it continues. Half of the capacity may be pinned. Says how many of the chunks
+        asked for are pinned now, and how many are not: not there, or without room. What is stored later is not
+        pinned, and a restart knows of no pins."""
+    def unpin(self, keys: Sequence[bytes] | None = None, namespace: Namespace | None = None) -> int:
+        """Lets chunks be evicted again: these, those of a namespace, or all; says how many were pinned. What they
+        continue stays pinned."""
+    def set_disk_capacity(self, capacity_bytes: int) -> int:
+        """Gives the disk so many bytes, all files of all directories together, until the next start; says how many of
+        them chunks may take then. What does not fit any more is evicted, never what is in use. An `Error` where that
+        cannot be: see `ControlPlane::set_disk_capacity` in Rust."""
     def stats(self) -> dict[str, Any]: ...
     @property
     def http_address(self) -> str | None:
@@ -204,6 +216,18 @@ class ControlPlane:
         are under way end as they would have; what is being written or copied stays. A remote store is left alone."""
     def events(self) -> Events:
         """What comes onto a tier and what leaves it from now on."""
+    def pin(self, keys: Sequence[bytes] | None = None, namespace: Namespace | None = None) -> tuple[int, int]:
+        """Keeps chunks on disk from being evicted until they are unpinned: these, those of a namespace, or all there are.
+        Each is pinned together with those it continues. Half of the capacity may be pinned. Says how many of the chunks
+        asked for are pinned now, and how many are not: not there, or without room. What is stored later is not
+        pinned, and a restart knows of no pins."""
+    def unpin(self, keys: Sequence[bytes] | None = None, namespace: Namespace | None = None) -> int:
+        """Lets chunks be evicted again: these, those of a namespace, or all; says how many were pinned. What they
+        continue stays pinned."""
+    def set_disk_capacity(self, capacity_bytes: int) -> int:
+        """Gives the disk so many bytes, all files of all directories together, until the next start; says how many of
+        them chunks may take then. What does not fit any more is evicted, never what is in use. An `Error` where that
+        cannot be: see `ControlPlane::set_disk_capacity` in Rust."""
     def stats(self) -> dict[str, Any]: ...
     def note_mover(self, worker: int, figures: bytes) -> None:
         """Notes what the mover of this number said of itself (`Mover.figures`), to be shown over HTTP."""

@@ -196,6 +196,43 @@ def test_a_namespace_is_cleared_and_the_others_stay(tmp_path):
         assert cache.stats()["chunks"] == 0 and cache.stats()["cleared"] == 8
 
 
+def test_the_disk_becomes_smaller_and_larger_while_it_is_used(tmp_path):
+    with forebay.Cache(config(tmp_path, max_local_disk_size=(8 << 20) / GIB), chunk_bytes=CHUNK) as cache:
+        keys = prompt(1, 20)
+        cache.store(keys, [payload(key) for key in keys]).wait(WAIT_S)
+        capacity = cache.stats()["capacity_bytes"]
+        smaller = cache.set_disk_capacity(4 << 20)
+        assert smaller == cache.stats()["capacity_bytes"] == capacity - (4 << 20)
+        assert cache.stats()["bytes"] <= smaller
+        assert cache.set_disk_capacity(8 << 20) == capacity
+        for bytes, kind in [(0, "argument"), (1 << 62, "no_space")]:
+            with pytest.raises(forebay.Error) as error:
+                cache.set_disk_capacity(bytes)
+            assert error.value.kind == kind
+        with pytest.raises(OverflowError):
+            cache.set_disk_capacity(-1)
+
+
+def test_what_is_pinned_stays_until_it_is_unpinned(tmp_path):
+    mine = forebay.Namespace(model="mine")
+    with forebay.Cache(config(tmp_path, max_local_disk_size=(4 << 20) / GIB), chunk_bytes=CHUNK) as cache:
+        by_key, by_namespace = prompt(1, 5), forebay.chunk_keys([1] * 80, 16, mine)
+        for keys in (by_key, by_namespace):
+            cache.store(keys, [payload(key) for key in keys]).wait(WAIT_S)
+        assert cache.pin(by_key) == (5, 0) and cache.pin(namespace=mine) == (5, 0)
+        assert cache.pin(prompt(2, 3)) == (0, 3)
+        assert cache.stats()["pinned_chunks"] == 10
+        for number in range(3, 30):
+            keys = prompt(number, 5)
+            cache.store(keys, [payload(key) for key in keys]).wait(WAIT_S)
+        assert cache.stats()["evictions"] > 50
+        assert cache.lookup(by_key).chunks == cache.lookup(by_namespace).chunks == 5
+        assert cache.unpin(namespace=mine) == 5 and cache.unpin(by_key[:2]) == 2 and cache.unpin() == 3
+        assert cache.stats()["pinned_chunks"] == cache.stats()["pinned_bytes"] == 0
+        with pytest.raises(forebay.Error):
+            cache.pin(by_key, mine)
+
+
 def test_a_lookup_pins_until_it_is_released(tmp_path):
     with forebay.Cache(config(tmp_path, max_local_disk_size=(4 << 20) / GIB), chunk_bytes=CHUNK) as cache:
         pinned = prompt(1, 5)

@@ -6,12 +6,14 @@
 //! line on standard error says why). What a command has to say stands on standard output, as a table for people or with
 //! `--json` for programs; progress and log lines go to standard error.
 //!
-//! One file or folder a command: `inspect`, `verify`, `top`, `clear`, `gc`, `config`, `replay`, `bench`, `doctor`; `help`
-//! has `completions` and `man`. The first two look at a directory through `directory`; `top` asks a cache through `http`;
-//! `replay`, `bench` and `doctor` work in a place of their own, made by `scratch`, and the first two drive chunks through a
-//! cache by `stream`. `figures` writes sizes and ages the way people read them; `log` is where log lines and traces go.
+//! One file or folder a command: `inspect`, `verify`, `top`, `clear`, `gc`, `pin` (with `unpin`), `capacity`, `config`,
+//! `replay`, `bench`, `doctor`; `help` has `completions` and `man`. The first two look at a directory through `directory`;
+//! `top` asks a cache through `http`; `replay`, `bench` and `doctor` work in a place of their own, made by `scratch`, and
+//! the first two drive chunks through a cache by `stream`. `figures` writes sizes and ages the way people read them; `log`
+//! is where log lines and traces go.
 
 mod bench;
+mod capacity;
 mod clear;
 mod config;
 mod content;
@@ -24,6 +26,7 @@ mod help;
 mod http;
 mod inspect;
 mod log;
+mod pin;
 mod process;
 mod quantiles;
 mod replay;
@@ -67,6 +70,12 @@ enum Command {
     Clear(clear::ClearArgs),
     /// Put a cache directory that is not in use in order, or trim a shared one
     Gc(gc::GcArgs),
+    /// Keep the chunks of a namespace from being evicted in a running cache
+    Pin(pin::PinArgs),
+    /// Let the chunks of a running cache, or of a namespace of it, be evicted again
+    Unpin(pin::UnpinArgs),
+    /// Make the disk of a running cache larger or smaller
+    Capacity(capacity::CapacityArgs),
     /// Say which configuration is in force and where each value came from
     Config(config::ConfigArgs),
     /// Replay a recorded trace, through the catalog alone or on a real directory, or make one up
@@ -98,6 +107,9 @@ pub fn run(arguments: Vec<String>) -> u8 {
         Command::Top(args) => top::run(args, &mut out).map(|()| RIGHT),
         Command::Clear(args) => clear::run(args, &mut out).map(|()| RIGHT),
         Command::Gc(args) => gc::run(args, &mut out).map(|()| RIGHT),
+        Command::Pin(args) => pin::pin(args, &mut out).map(|()| RIGHT),
+        Command::Unpin(args) => pin::unpin(args, &mut out).map(|()| RIGHT),
+        Command::Capacity(args) => capacity::run(args, &mut out).map(|()| RIGHT),
         Command::Config(args) => config::run(args, &mut out).map(|()| RIGHT),
         Command::Replay(args) => replay::run(args, &mut out).map(|right| if right { RIGHT } else { UNSOUND }),
         Command::Bench(args) => bench::run(args, &mut out).map(|right| if right { RIGHT } else { UNSOUND }),

@@ -116,3 +116,41 @@ fn what_is_no_cache_is_refused_and_untouched() {
         assert_eq!(filled::forebay(wrong).status.code(), Some(2), "{wrong:?}");
     }
 }
+
+#[test]
+fn the_disk_of_a_cache_that_runs_becomes_smaller_and_larger() {
+    let running = Running::start(TOKEN);
+    fill(&running.cache);
+    let capacity = || running.cache.stats().control.disk.capacity_bytes;
+    let before = capacity();
+    let address = running.address();
+    let set = |token, size: &str| forebay_with(token, &["capacity", size, "--at", &address, "--json"]);
+    assert!(refused(&set(Some("wrong"), "4MiB")).contains("that is not the token"));
+    assert!(refused(&set(Some(TOKEN), "1KiB")).contains("two chunks"));
+    assert_eq!(capacity(), before);
+    let now = before - (4 << 20);
+    assert_eq!(printed(&set(Some(TOKEN), "4MiB"), 0), format!("{{\"capacity_bytes\":{now}}}\n"));
+    assert_eq!((capacity(), running.cache.stats().control.disk.chunks), (now, CHUNKS));
+    let text = printed(&forebay_with(Some(TOKEN), &["capacity", "8MiB", "--at", &address]), 0);
+    assert!(text.starts_with("8.00 MiB of disk, of which chunks may take 7.36 MiB"), "{text}");
+    assert_eq!(capacity(), before);
+}
+
+#[test]
+fn a_namespace_of_a_cache_that_runs_is_pinned_and_unpinned() {
+    let running = Running::start(TOKEN);
+    fill(&running.cache);
+    let pinned = || running.cache.stats().control.disk.pinned_chunks;
+    let (address, id) = (running.address(), id());
+    let run = |token, arguments: &[&str]| forebay_with(token, &[arguments, &["--at", &address][..]].concat());
+    assert!(refused(&run(Some("wrong"), &["pin", "--namespace", &id])).contains("that is not the token"));
+    assert_eq!(pinned(), 0);
+    assert_eq!(printed(&run(Some(TOKEN), &["pin", "--namespace", &id]), 0), "6 chunks pinned\n");
+    assert_eq!(pinned(), CHUNKS);
+    assert_eq!(
+        printed(&run(Some(TOKEN), &["pin", "--namespace", "0123456789abcdef"]), 0),
+        "0 chunks pinned\n"
+    );
+    assert_eq!(printed(&run(Some(TOKEN), &["unpin", "--json"]), 0), "{\"unpinned\":6}\n");
+    assert_eq!(pinned(), 0);
+}

@@ -15,7 +15,7 @@ use crate::error::{argument, closed, raise};
 use crate::events::Events;
 use crate::exit::at_exit;
 use crate::handle::{Handle, LoadOutcome, StoreOutcome, log_callback_error, seconds};
-use crate::keys::{Namespace, from_bytes, one};
+use crate::keys::{Namespace, Which, from_bytes, one};
 use crate::memory::{buffer_sink, buffer_source};
 use crate::stats;
 
@@ -161,6 +161,40 @@ impl Cache {
     /// What comes onto a tier and what leaves it from now on.
     fn events(&self, py: Python<'_>) -> PyResult<Events> {
         Ok(self.open_cache(py)?.events().into())
+    }
+
+    /// Keeps chunks on disk from being evicted until they are unpinned: these, those of a namespace, or all. Says how many
+    /// of them are pinned, and how many were left out.
+    #[pyo3(signature = (keys=None, namespace=None))]
+    fn pin(
+        &self,
+        py: Python<'_>,
+        keys: Option<&Bound<'_, PyAny>>,
+        namespace: Option<&Namespace>,
+    ) -> PyResult<(u64, u64)> {
+        let cache = self.open_cache(py)?;
+        let which = Which::of(py, keys, namespace)?;
+        let pinned = py.detach(|| cache.pin(which.pinning())).map_err(|error| raise(py, &error))?;
+        Ok((pinned.chunks, pinned.left_out))
+    }
+
+    /// Lets chunks be evicted again: these, or those of a namespace, or all. Says how many were pinned.
+    #[pyo3(signature = (keys=None, namespace=None))]
+    fn unpin(
+        &self,
+        py: Python<'_>,
+        keys: Option<&Bound<'_, PyAny>>,
+        namespace: Option<&Namespace>,
+    ) -> PyResult<u64> {
+        let cache = self.open_cache(py)?;
+        let which = Which::of(py, keys, namespace)?;
+        py.detach(|| cache.unpin(which.pinning())).map_err(|error| raise(py, &error))
+    }
+
+    /// Gives the disk so many bytes, all files together, until the next start; says how many of them chunks may take.
+    fn set_disk_capacity(&self, py: Python<'_>, capacity_bytes: u64) -> PyResult<u64> {
+        let cache = self.open_cache(py)?;
+        py.detach(|| cache.set_disk_capacity(capacity_bytes)).map_err(|error| raise(py, &error))
     }
 
     /// Where metrics, health and the page are shown (`http_listen`); None where they are not.

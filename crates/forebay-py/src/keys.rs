@@ -1,6 +1,8 @@
 //! `forebay.Namespace`, `chunk_keys` and `chunk_keys_from_blocks`.
 
 use forebay::ChunkKey;
+use forebay::catalog::NamespaceId;
+use forebay::control::Pinning;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -49,6 +51,36 @@ impl Namespace {
         let fields = self.0.fields().into_iter().filter(|(name, _)| *name != "salt");
         let fields: Vec<String> = fields.map(|(name, value)| format!("{name}={value:?}")).collect();
         format!("Namespace({})", fields.join(", "))
+    }
+}
+
+/// Which chunks a call is about: some, or those of a namespace, or all.
+pub(crate) enum Which {
+    Keys(Vec<ChunkKey>),
+    Namespace(NamespaceId),
+    All,
+}
+
+impl Which {
+    pub(crate) fn of(
+        py: Python<'_>,
+        keys: Option<&Bound<'_, PyAny>>,
+        namespace: Option<&Namespace>,
+    ) -> PyResult<Self> {
+        match (keys, namespace) {
+            (Some(_), Some(_)) => Err(argument(py, "give keys or a namespace, not both")),
+            (Some(keys), None) => from_bytes(keys).map(Self::Keys),
+            (None, Some(namespace)) => Ok(Self::Namespace(namespace.0.id())),
+            (None, None) => Ok(Self::All),
+        }
+    }
+
+    pub(crate) fn pinning(&self) -> Pinning<'_> {
+        match self {
+            Self::Keys(keys) => Pinning::Keys(keys),
+            Self::Namespace(id) => Pinning::Namespace(*id),
+            Self::All => Pinning::All,
+        }
     }
 }
 

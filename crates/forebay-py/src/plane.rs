@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use forebay::cache::load_status;
 use forebay::catalog::{NamespaceId, PLAN_BYTES, Plan};
 use forebay::config::DirectIo;
-use forebay::control::{self, CopyStep, LoadPlan};
+use forebay::control::{self, CopyStep, LoadPlan, Pinned, Pinning};
 use forebay::mover::{Batch, Job, MoverStats, Verdict};
 use forebay::tier::disk::directory::open_data_files;
 use forebay::tier::disk::trailer::Corruption;
@@ -25,7 +25,7 @@ use crate::events::Events;
 use crate::exit::at_exit;
 use crate::handle::{interruptible, seconds};
 use crate::items::{Items, Octets};
-use crate::keys::{Namespace, from_bytes, one};
+use crate::keys::{Namespace, Which, from_bytes, one};
 use crate::memory::{sink, source};
 use crate::stats;
 
@@ -116,6 +116,18 @@ impl Watched for Seen {
 
     fn clear(&self, namespace: Option<NamespaceId>) -> Option<u64> {
         Some(self.control.upgrade()?.clear(namespace))
+    }
+
+    fn pin(&self, namespace: NamespaceId) -> Option<forebay::Result<Pinned>> {
+        Some(self.control.upgrade()?.pin(Pinning::Namespace(namespace)))
+    }
+
+    fn unpin(&self, namespace: Option<NamespaceId>) -> Option<forebay::Result<u64>> {
+        Some(self.control.upgrade()?.unpin(namespace.map_or(Pinning::All, Pinning::Namespace)))
+    }
+
+    fn set_disk_capacity(&self, capacity_bytes: u64) -> Option<forebay::Result<u64>> {
+        Some(self.control.upgrade()?.set_disk_capacity(capacity_bytes))
     }
 }
 
@@ -320,6 +332,37 @@ impl ControlPlane {
     fn clear(&self, py: Python<'_>, namespace: Option<&Namespace>) -> u64 {
         let namespace = namespace.map(|namespace| namespace.0.id());
         py.detach(|| self.control.clear(namespace))
+    }
+
+    /// Keeps chunks on disk from being evicted until they are unpinned: these, those of a namespace, or all. Says how many
+    /// of them are pinned, and how many were left out.
+    #[pyo3(signature = (keys=None, namespace=None))]
+    fn pin(
+        &self,
+        py: Python<'_>,
+        keys: Option<&Bound<'_, PyAny>>,
+        namespace: Option<&Namespace>,
+    ) -> PyResult<(u64, u64)> {
+        let which = Which::of(py, keys, namespace)?;
+        let pinned = py.detach(|| self.control.pin(which.pinning())).map_err(|error| raise(py, &error))?;
+        Ok((pinned.chunks, pinned.left_out))
+    }
+
+    /// Lets chunks be evicted again: these, or those of a namespace, or all. Says how many were pinned.
+    #[pyo3(signature = (keys=None, namespace=None))]
+    fn unpin(
+        &self,
+        py: Python<'_>,
+        keys: Option<&Bound<'_, PyAny>>,
+        namespace: Option<&Namespace>,
+    ) -> PyResult<u64> {
+        let which = Which::of(py, keys, namespace)?;
+        py.detach(|| self.control.unpin(which.pinning())).map_err(|error| raise(py, &error))
+    }
+
+    /// Gives the disk so many bytes, all files together, until the next start; says how many of them chunks may take.
+    fn set_disk_capacity(&self, py: Python<'_>, capacity_bytes: u64) -> PyResult<u64> {
+        py.detach(|| self.control.set_disk_capacity(capacity_bytes)).map_err(|error| raise(py, &error))
     }
 
     /// Notes what the mover of this number said of itself (`Mover.figures`), to be shown.

@@ -11,6 +11,8 @@ pub(crate) fn control(out: &Bound<'_, PyDict>, stats: &ControlStats) -> PyResult
         ("chunks", disk.chunks),
         ("bytes", disk.used_bytes),
         ("capacity_bytes", disk.capacity_bytes),
+        ("pinned_chunks", disk.pinned_chunks),
+        ("pinned_bytes", disk.pinned_bytes),
         ("lookups", stats.lookups),
         ("hits", stats.hits),
         ("misses", stats.misses),

@@ -4,7 +4,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use forebay::catalog::NamespaceId;
-use forebay::control::ControlStats;
+use forebay::control::{ControlStats, Pinned, Pinning};
 use forebay::mover::{MoverStats, TierTraffic};
 use forebay::outcome::Tier;
 
@@ -15,6 +15,15 @@ pub trait Watched: Send + Sync {
 
     /// Takes all chunks out, or those of a namespace; says how many copies that were. None once it is closed.
     fn clear(&self, namespace: Option<NamespaceId>) -> Option<u64>;
+
+    /// Keeps the chunks of a namespace that are on disk from being evicted; says how many. None once it is closed.
+    fn pin(&self, namespace: NamespaceId) -> Option<forebay::Result<Pinned>>;
+
+    /// Lets all chunks, or those of a namespace, be evicted again; says how many were pinned. None once it is closed.
+    fn unpin(&self, namespace: Option<NamespaceId>) -> Option<forebay::Result<u64>>;
+
+    /// Gives the disk so many bytes; says how many of them chunks may take, or why not. None once it is closed.
+    fn set_disk_capacity(&self, capacity_bytes: u64) -> Option<forebay::Result<u64>>;
 }
 
 /// The figures of a cache: of the one that decides, and of all that move.
@@ -46,6 +55,18 @@ impl Watched for Weak<forebay::Cache> {
 
     fn clear(&self, namespace: Option<NamespaceId>) -> Option<u64> {
         Some(self.upgrade()?.clear(namespace))
+    }
+
+    fn pin(&self, namespace: NamespaceId) -> Option<forebay::Result<Pinned>> {
+        Some(self.upgrade()?.pin(Pinning::Namespace(namespace)))
+    }
+
+    fn unpin(&self, namespace: Option<NamespaceId>) -> Option<forebay::Result<u64>> {
+        Some(self.upgrade()?.unpin(namespace.map_or(Pinning::All, Pinning::Namespace)))
+    }
+
+    fn set_disk_capacity(&self, capacity_bytes: u64) -> Option<forebay::Result<u64>> {
+        Some(self.upgrade()?.set_disk_capacity(capacity_bytes))
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a Forebay cache does, seen over HTTP: metrics for Prometheus, health, and a page to look at.
 //!
 //! Promises: whoever asks sees one moment's figures, counted the same way on each path; nothing that is asked changes anything,
-//! but that who says the token may clear the cache; a client that is slow, or sends anything at all, costs nobody but
-//! itself, and the cache nothing.
+//! but that who says the token may clear the cache, pin chunks, and make the disk larger or smaller; a client that is slow,
+//! or sends anything at all, costs nobody but itself, and the cache nothing.
 //!
 //! Assumes that whoever is asked for [`Figures`] answers at once, and that a server is ended before what it shows.
 //!

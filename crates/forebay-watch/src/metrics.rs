@@ -202,6 +202,18 @@ pub fn families(figures: &Figures) -> Vec<Family> {
             Gauges(by_tier(&|tier| capacity_bytes(figures, tier))),
         ),
         family(
+            "forebay_pinned_chunks",
+            "Chunks that are kept from eviction because somebody asked for it",
+            None,
+            Gauges(by_tier(&|tier| (tier == Tier::Disk).then_some(control.disk.pinned_chunks))),
+        ),
+        family(
+            "forebay_pinned",
+            "Bytes that pinned chunks take, trailers included",
+            bytes(),
+            Gauges(by_tier(&|tier| (tier == Tier::Disk).then_some(control.disk.pinned_bytes))),
+        ),
+        family(
             "forebay_stored_chunks",
             "Chunks that were written to a tier",
             None,

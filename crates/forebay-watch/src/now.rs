@@ -91,6 +91,7 @@ fn of_tier(figures: &Figures, tier: Tier, health: &TierHealth) -> Value {
         "chunks": chunks(figures, tier),
         "used_bytes": used_bytes(figures, tier),
         "capacity_bytes": capacity_bytes(figures, tier),
+        "pinned_chunks": (tier == Tier::Disk).then_some(control.disk.pinned_chunks),
         "stored_chunks": traffic.stores.chunks,
         "stored_bytes": traffic.stores.bytes,
         "loaded_chunks": traffic.loads.chunks,

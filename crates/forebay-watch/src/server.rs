@@ -1,6 +1,6 @@
 //! Says the figures over HTTP, on a thread of its own.
 //!
-//! Promises: it answers GET and HEAD on a handful of paths, and one POST to who says the token, if there is one; a request's
+//! Promises: it answers GET and HEAD on a handful of paths, and POST on some to who says the token, if there is one; a request's
 //! head is bounded in size and time, a body is not read, connections are bounded in number and time, and too many end
 //! the oldest; on a loopback address it answers only who asks for that by name or number, so that no page of another
 //! site can read it. What it shows holds no secret: no URL, no key, no prompt.
@@ -26,7 +26,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use forebay::catalog::NamespaceId;
 use forebay::config::Config;
-use forebay::error::{Error, Result};
+use forebay::control::Pinned;
+use forebay::error::{Error, ErrorKind, Result};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
@@ -79,7 +80,7 @@ type Digest = [u8; 32];
 
 impl Server {
     /// Listens on `address` (port 0: any that is free), and says the figures of `watched` from now on. Who says `token` may
-    /// clear it; nobody, if that is empty.
+    /// clear it, pin what is in it and change its capacity; nobody, if that is empty.
     ///
     /// # Errors
     /// When the address cannot be listened on, or there are no more threads.
@@ -204,6 +205,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/healthz", get(say(|figures, _| health(figures, |health| health.live))))
         .route("/readyz", get(say(|figures, _| health(figures, |_| true))))
         .route("/api/clear", post(clear))
+        .route("/api/pin", post(pin))
+        .route("/api/unpin", post(unpin))
+        .route("/api/capacity", post(capacity))
         .layer(from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared)
 }
@@ -221,43 +225,112 @@ fn say(
 }
 
 /// Clears the cache, or one of its namespaces, for who says the token.
-async fn clear(
+async fn clear(shared: State<Arc<Shared>>, asked: Query<OfNamespace>, headers: HeaderMap) -> Response {
+    change(shared, &headers, "clear the cache", asked.id(), |watched, id| {
+        let cleared = watched.clear(id)?;
+        Some(Ok(serde_json::json!({ "cleared": cleared })))
+    })
+    .await
+}
+
+/// Pins a namespace, likewise.
+async fn pin(shared: State<Arc<Shared>>, asked: Query<OfNamespace>, headers: HeaderMap) -> Response {
+    // Which one has to be said.
+    let id = asked.id().and_then(|id| id.ok_or(NAMESPACE_SAID));
+    change(shared, &headers, "pin chunks", id, |watched, id| {
+        let said =
+            |pinned: Pinned| serde_json::json!({ "pinned": pinned.chunks, "left_out": pinned.left_out });
+        Some(watched.pin(id)?.map(said))
+    })
+    .await
+}
+
+/// Unpins all, or a namespace, likewise.
+async fn unpin(shared: State<Arc<Shared>>, asked: Query<OfNamespace>, headers: HeaderMap) -> Response {
+    change(shared, &headers, "unpin chunks", asked.id(), |watched, id| {
+        Some(watched.unpin(id)?.map(|unpinned| serde_json::json!({ "unpinned": unpinned })))
+    })
+    .await
+}
+
+/// Makes the disk larger or smaller, likewise.
+async fn capacity(shared: State<Arc<Shared>>, asked: Query<Capacity>, headers: HeaderMap) -> Response {
+    let bytes = bytes_of_gib(asked.disk_gib);
+    let bytes = bytes.ok_or("disk_gib is how many GiB all files together may take, such as 100 or 0.5");
+    change(shared, &headers, "change the capacity", bytes, |watched, bytes| {
+        let set = watched.set_disk_capacity(bytes)?;
+        Some(set.map(|capacity_bytes| serde_json::json!({ "capacity_bytes": capacity_bytes })))
+    })
+    .await
+}
+
+/// Changes something, for who says the token: what was asked for, or what is wrong with that. `act` says what came of
+/// it; none once the cache is closed.
+async fn change<T: Send + 'static>(
     State(shared): State<Arc<Shared>>,
-    Query(asked): Query<Clear>,
-    headers: HeaderMap,
+    headers: &HeaderMap,
+    what: &'static str,
+    asked: Result<T, &'static str>,
+    act: impl FnOnce(&dyn Watched, T) -> Option<Result<serde_json::Value>> + Send + 'static,
 ) -> Response {
-    if let Err(why) = may_change(&shared, &headers) {
+    if let Err(why) = may_change(&shared, headers) {
         // A line for the first and for each power of two: who goes on asking must not fill the log.
         let refusals = shared.refusals.fetch_add(1, Ordering::Relaxed) + 1;
         if refusals.is_power_of_two() {
-            tracing::warn!(refusals, "a request to clear the cache was refused: {why}");
+            tracing::warn!(refusals, "a request to {what} was refused: {why}");
         }
         return (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
     }
-    let namespace = match asked.namespace.as_deref().map(namespace_id) {
-        None => None,
-        Some(Some(id)) => Some(id),
-        Some(None) => {
-            let said = "namespace is 16 hexadecimal digits, as /api/now and forebay inspect show them\n";
-            return (StatusCode::BAD_REQUEST, said).into_response();
-        }
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(wrong) => return (StatusCode::BAD_REQUEST, format!("{wrong}\n")).into_response(),
     };
     // It takes locks, and its time: not on the thread that answers everybody.
-    let cleared = tokio::task::spawn_blocking(move || shared.watched.clear(namespace)).await;
-    match cleared.ok().flatten() {
-        Some(cleared) => {
-            tracing::info!(cleared, namespace = asked.namespace, "the cache was cleared over HTTP");
-            axum::Json(serde_json::json!({ "cleared": cleared })).into_response()
+    let done = tokio::task::spawn_blocking(move || act(&*shared.watched, asked)).await;
+    match done.ok().flatten() {
+        Some(Ok(said)) => {
+            tracing::info!(%said, "a request to {what} was granted over HTTP");
+            axum::Json(said).into_response()
         }
-        None => (StatusCode::SERVICE_UNAVAILABLE, "the cache is closed\n").into_response(),
+        Some(Err(error)) if error.kind() != ErrorKind::Closed => {
+            (StatusCode::CONFLICT, format!("{error}\n")).into_response()
+        }
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "the cache is closed\n").into_response(),
     }
 }
 
-/// What a request to clear asks for.
+/// What a request for another capacity asks for.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Clear {
+struct Capacity {
+    disk_gib: f64,
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is positive, and not too large"
+)]
+fn bytes_of_gib(gib: f64) -> Option<u64> {
+    let bytes = gib * f64::from(1 << 30);
+    (1.0..2.0_f64.powi(63)).contains(&bytes).then_some(bytes as u64)
+}
+
+/// What a request about all chunks, or those of a namespace, asks for.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfNamespace {
     namespace: Option<String>,
+}
+
+const NAMESPACE_SAID: &str = "namespace is 16 hexadecimal digits, as /api/now and forebay inspect show them";
+
+impl OfNamespace {
+    /// The namespace, if one is named.
+    fn id(&self) -> Result<Option<NamespaceId>, &'static str> {
+        let named = self.namespace.as_deref();
+        named.map(|digits| namespace_id(digits).ok_or(NAMESPACE_SAID)).transpose()
+    }
 }
 
 fn namespace_id(text: &str) -> Option<NamespaceId> {

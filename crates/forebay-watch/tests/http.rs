@@ -68,11 +68,94 @@ fn without_the_token_nothing_is_changed_whatever_is_said() {
 }
 
 #[test]
+fn who_says_the_token_changes_the_capacity_and_nobody_else() {
+    let watched = watched(16 << 20, [("http_token", TOKEN.into())]);
+    store(&watched.cache, &prompt(1, 4), None);
+    let capacity = || watched.cache.stats().control.disk.capacity_bytes;
+    let before = capacity();
+    let right = format!("Authorization: Bearer {TOKEN}\r\n");
+    let huge = format!("{right}Content-Length: 100000000000\r\n");
+    let wanted = "/api/capacity?disk_gib=0.0078125";
+    for (path, headers, status) in [
+        (wanted, "", 403),
+        (wanted, "Authorization: Bearer wrong\r\n", 403),
+        (wanted, &format!("{right}Origin: http://localhost\r\n"), 403),
+        ("/api/capacity", &right, 400),
+        ("/api/capacity?disk_gib=", &right, 400),
+        ("/api/capacity?disk_gib=much", &right, 400),
+        ("/api/capacity?disk_gib=NaN", &right, 400),
+        ("/api/capacity?disk_gib=inf", &right, 400),
+        ("/api/capacity?disk_gib=-1", &right, 400),
+        ("/api/capacity?disk_gib=0", &right, 400),
+        ("/api/capacity?disk_gib=1e300", &right, 400),
+        ("/api/capacity?disk_gib=1&disk_gib=2", &right, 400),
+        ("/api/capacity?disk_gib=1&more=2", &right, 400),
+        ("/api/capacity?disk_gib=0.0000001", &right, 409),
+        ("/api/capacity?disk_gib=8000000000", &right, 409),
+        ("/api/../api/capacity?disk_gib=0.0078125", &right, 404),
+        ("/api/capacity/?disk_gib=0.0078125", &right, 404),
+    ] {
+        let answer = post(&watched, path, headers);
+        assert_eq!(answer.status, status, "{path} {headers}: {}", answer.body);
+        assert!(!answer.body.contains(TOKEN), "{}", answer.body);
+    }
+    assert_eq!(get(&watched.server, wanted).status, 405);
+    assert_eq!(capacity(), before, "nothing was changed");
+    // A body is not waited for, however long it says it is.
+    let answer = post(&watched, wanted, &huge);
+    let now = before - (8 << 20);
+    assert_eq!((answer.status, answer.body), (200, format!("{{\"capacity_bytes\":{now}}}")));
+    assert_eq!((capacity(), chunks(&watched)), (now, 4));
+    assert!(
+        get(&watched.server, "/metrics")
+            .body
+            .contains(&format!("forebay_capacity_bytes{{tier=\"disk\"}} {now}\n"))
+    );
+}
+
+#[test]
+fn who_says_the_token_pins_a_namespace_and_nobody_else() {
+    let watched = watched(16 << 20, [("http_token", TOKEN.into())]);
+    store(&watched.cache, &prompt(1, 4), None);
+    let id = watched.cache.stats().control.disk.namespaces[0].id.clone();
+    let pinned = || watched.cache.stats().control.disk.pinned_chunks;
+    let right = format!("Authorization: Bearer {TOKEN}\r\n");
+    let wanted = format!("/api/pin?namespace={id}");
+    for (path, headers, status) in [
+        (wanted.as_str(), "", 403),
+        (&wanted, "Authorization: Bearer wrong\r\n", 403),
+        (&wanted, &format!("{right}Origin: http://localhost\r\n"), 403),
+        ("/api/pin", &right, 400),
+        ("/api/pin?namespace=", &right, 400),
+        ("/api/pin?namespace=../../etc", &right, 400),
+        ("/api/pin?keys=all", &right, 400),
+        ("/api/unpin?namespace=%00", &right, 400),
+        ("/api/pin/", &right, 404),
+    ] {
+        let answer = post(&watched, path, headers);
+        assert_eq!(answer.status, status, "{path} {headers}: {}", answer.body);
+        assert!(!answer.body.contains(TOKEN), "{}", answer.body);
+    }
+    assert_eq!((get(&watched.server, &wanted).status, pinned()), (405, 0), "nothing was changed");
+    let huge = format!("{right}Content-Length: 100000000000\r\n");
+    assert_eq!(post(&watched, &wanted, &huge).body, "{\"left_out\":0,\"pinned\":4}");
+    assert_eq!(pinned(), 4);
+    assert!(get(&watched.server, "/metrics").body.contains("forebay_pinned_chunks{tier=\"disk\"} 4\n"));
+    assert!(get(&watched.server, "/api/now").body.contains("\"pinned_chunks\":4"));
+    assert_eq!(post(&watched, "/api/unpin", "").status, 403);
+    let other = post(&watched, "/api/unpin?namespace=0123456789abcdef", &right);
+    assert_eq!((other.body.as_str(), pinned()), ("{\"unpinned\":0}", 4));
+    assert_eq!(post(&watched, "/api/unpin", &right).body, "{\"unpinned\":4}");
+    assert_eq!(pinned(), 0);
+}
+
+#[test]
 fn where_there_is_no_token_nobody_has_it() {
     let watched = watched(16 << 20, []);
     store(&watched.cache, &prompt(1, 4), None);
     for headers in ["", "Authorization: Bearer \r\n", "Authorization: Bearer x\r\n"] {
         assert_eq!(post(&watched, "/api/clear", headers).status, 403);
+        assert_eq!(post(&watched, "/api/capacity?disk_gib=0.01", headers).status, 403);
     }
     assert_eq!(chunks(&watched), 4);
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::catalog::{NamespaceId, Plan};
 use crate::config::{Config, DirectIo};
-use crate::control::{ControlPlane, ControlStats, LoadPlan, Lookup, Onward, StorePlan};
+use crate::control::{ControlPlane, ControlStats, LoadPlan, Lookup, Onward, Pinned, Pinning, StorePlan};
 use crate::copies::Copies;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Events;
@@ -164,6 +164,31 @@ impl Cache {
     /// What comes onto a tier and what leaves it from now on.
     pub fn events(&self) -> Events {
         self.control.events()
+    }
+
+    /// Keeps chunks on disk from being evicted until they are unpinned; says how many are. See [`ControlPlane::pin`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pin(&self, which: Pinning<'_>) -> Result<Pinned> {
+        self.control.pin(which)
+    }
+
+    /// Lets chunks be evicted again; says how many were pinned.
+    ///
+    /// # Errors
+    /// As of [`Self::pin`].
+    pub fn unpin(&self, which: Pinning<'_>) -> Result<u64> {
+        self.control.unpin(which)
+    }
+
+    /// Gives the disk so many bytes until the next start; says how many of them chunks may take. See
+    /// [`ControlPlane::set_disk_capacity`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_disk_capacity(&self, capacity_bytes: u64) -> Result<u64> {
+        self.control.set_disk_capacity(capacity_bytes)
     }
 
     /// Stores consecutive chunks of a prompt; `parent` is the chunk before the first of them. Returns at once.

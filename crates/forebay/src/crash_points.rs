@@ -46,6 +46,12 @@ points! {
     DataCut,
     /// A data file has its space, its name may not be durable.
     DataPreallocated,
+    /// An open cache's data file has more space, of which nothing knows yet.
+    SpaceTaken,
+    /// It is written down that nothing lies in blocks that are to be given up.
+    SpaceToBeGivenBack,
+    /// The file system has their space.
+    SpaceGivenBack,
     /// A rebuild has found out what is in the data files, and goes on to look whether it is whole.
     RebuildCandidatesFound,
     /// A rebuild has checked one more chunk.

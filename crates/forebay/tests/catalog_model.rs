@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use catalogs::{LENGTH, keys_of, read, store, used};
 use forebay::ChunkKey;
 use forebay::catalog::{
-    BLOCK_BYTES, CachePolicy, Catalog, ChunkRecord, DriveBlocks, Entry, LoadDecision, LookupDecision, Plan,
-    StoreDecision, Ticket,
+    BLOCK_BYTES, CachePolicy, Catalog, ChunkRecord, DriveBlocks, Entry, Extent, Kept, LoadDecision,
+    LookupDecision, Plan, StoreDecision, Ticket, Withheld,
 };
 use forebay::catalog::{EXTENTS_MAX, Limits};
 use proptest::collection::vec;
@@ -70,6 +70,42 @@ enum Call {
     Discard(Index),
     /// Answers a ticket that was answered before, or never given to this catalog.
     AnswerAgain(Index),
+    /// Keeps what is there under these keys from eviction, as long as that takes no more blocks; lets it go again.
+    Keep {
+        keys: Vec<u8>,
+        blocks_max: u64,
+    },
+    LetGo {
+        keys: Vec<u8>,
+    },
+    /// The same of all of them, a few places at a time.
+    KeepAll {
+        at_once: u32,
+        blocks_max: u64,
+    },
+    LetAllGo {
+        at_once: u32,
+    },
+    /// Takes some of them out.
+    Clear {
+        most: usize,
+        odd: bool,
+    },
+    /// Makes a drive smaller, larger up to what it was, and larger than that.
+    Withhold {
+        drive: Index,
+        blocks: u32,
+        unit: u32,
+        chunks: usize,
+    },
+    GiveOut {
+        drive: Index,
+        blocks: u32,
+    },
+    Extend {
+        drive: Index,
+        blocks: u32,
+    },
     Restart,
 }
 
@@ -98,6 +134,15 @@ fn call(honest: bool) -> impl Strategy<Value = Call> {
         1 => pick().prop_map(Call::Abort),
         2 => pick().prop_map(Call::Discard),
         1 => pick().prop_map(Call::AnswerAgain),
+        2 => (vec(0..KEYS, 1..4), 0_u64..40).prop_map(|(keys, blocks_max)| Call::Keep { keys, blocks_max }),
+        1 => vec(0..KEYS, 1..4).prop_map(|keys| Call::LetGo { keys }),
+        1 => (1_u32..4, 0_u64..40).prop_map(|(at_once, blocks_max)| Call::KeepAll { at_once, blocks_max }),
+        1 => (1_u32..4).prop_map(|at_once| Call::LetAllGo { at_once }),
+        1 => (0_usize..3, any::<bool>()).prop_map(|(most, odd)| Call::Clear { most, odd }),
+        2 => (pick(), 1_u32..12, 1_u32..5, 0_usize..4)
+            .prop_map(|(drive, blocks, unit, chunks)| Call::Withhold { drive, blocks, unit, chunks }),
+        2 => (pick(), 1_u32..12).prop_map(|(drive, blocks)| Call::GiveOut { drive, blocks }),
+        1 => (pick(), 0_u32..4).prop_map(|(drive, blocks)| Call::Extend { drive, blocks }),
         1 => Just(Call::Restart),
     ]
 }
@@ -128,6 +173,8 @@ struct Chunk {
     record: ChunkRecord,
     state: State,
     users: usize,
+    /// Nobody may evict it.
+    is_kept: bool,
     /// Generations of the chunks that the catalog was told continue this one.
     continued_by: BTreeSet<u64>,
 }
@@ -149,6 +196,9 @@ struct World {
     chunks: BTreeMap<u64, Chunk>,
     open: BTreeMap<Ticket, Open>,
     closed: BTreeSet<Ticket>,
+    /// Blocks of each drive, and those that are withheld.
+    sizes: Vec<u32>,
+    withheld: BTreeSet<(usize, u32)>,
     evicted: u64,
     dropped: u64,
 }
@@ -164,6 +214,8 @@ impl World {
             chunks: BTreeMap::new(),
             open: BTreeMap::new(),
             closed: BTreeSet::new(),
+            sizes: limits.blocks.as_slice().to_vec(),
+            withheld: BTreeSet::new(),
             evicted: 0,
             dropped: 0,
         }
@@ -212,7 +264,7 @@ impl World {
     /// A chunk that may be evicted: nobody uses it and nothing hangs on it.
     fn may_go(&self, chunk: &Chunk) -> bool {
         let continued = chunk.continued_by.iter().any(|child| self.chunks[child].state != State::Dropped);
-        chunk.state == State::Committed && chunk.users == 0 && !continued
+        chunk.state == State::Committed && chunk.users == 0 && !continued && !chunk.is_kept
     }
 
     fn pick(&self, index: Index, wanted: impl Fn(&Open) -> bool) -> Option<Ticket> {
@@ -259,7 +311,101 @@ impl World {
                     self.is_refused(*index.get(&closed));
                 }
             }
+            Call::Keep { keys, blocks_max } => {
+                let keep = |number| (key(number), self.catalog.keep(&key(number), blocks_max));
+                let mut asked: Vec<(ChunkKey, bool)> = keys.into_iter().map(keep).collect();
+                // What had no room first may have it once what it continues is kept for another's sake.
+                asked.iter_mut().for_each(|(key, is_kept)| *is_kept |= self.catalog.is_kept(key));
+                self.keep(&asked, blocks_max);
+            }
+            Call::LetGo { keys } => {
+                for key in keys.into_iter().map(key) {
+                    let was_kept = self.catalog.let_go(&key);
+                    self.let_go(key, was_kept);
+                }
+            }
+            Call::KeepAll { at_once, blocks_max } => {
+                let (mut kept, mut left_out, mut from) = (0, 0, Some(0));
+                while let Some(place) = from {
+                    let (more, less, next) = self.catalog.keep_some(place, at_once, blocks_max, |_| true);
+                    (kept, left_out, from) = (kept + more, left_out + less, next);
+                }
+                let there: Vec<ChunkKey> =
+                    (0..KEYS).map(key).filter(|&key| self.committed(key).is_some()).collect();
+                assert_eq!(kept + left_out, there.len() as u64, "each is met once");
+                let asked: Vec<_> = there.iter().map(|key| (*key, self.catalog.is_kept(key))).collect();
+                self.keep(&asked, blocks_max);
+            }
+            Call::LetAllGo { at_once } => {
+                let (mut let_go, mut from) = (0, Some(0));
+                while let Some(place) = from {
+                    let (more, next) = self.catalog.let_some_go(place, at_once, |_| true);
+                    (let_go, from) = (let_go + more, next);
+                }
+                assert_eq!(let_go, self.chunks.values().filter(|chunk| chunk.is_kept).count() as u64);
+                self.chunks.values_mut().for_each(|chunk| chunk.is_kept = false);
+            }
+            Call::Clear { most, odd } => self.clear(most, odd),
+            Call::Withhold { drive, blocks, unit, chunks } => {
+                self.withhold(drive.index(self.sizes.len()), blocks, unit, chunks);
+            }
+            Call::GiveOut { drive, blocks } => {
+                let drive = drive.index(self.sizes.len());
+                if let Some(extent) = self.catalog.withheld(u8::try_from(drive).unwrap(), blocks) {
+                    assert!((1..=blocks).contains(&extent.blocks));
+                    for block in blocks_of(extent) {
+                        assert!(self.withheld.remove(&(drive, block)), "it was withheld");
+                    }
+                    self.catalog.give_out(u8::try_from(drive).unwrap(), extent);
+                } else {
+                    assert!(self.withheld.iter().all(|(other, _)| *other != drive));
+                }
+            }
+            Call::Extend { drive, blocks } => {
+                let drive = drive.index(self.sizes.len());
+                self.catalog.extend(u8::try_from(drive).unwrap(), blocks);
+                self.sizes[drive] += blocks;
+            }
             Call::Restart => self.restart(),
+        }
+    }
+
+    fn withhold(&mut self, drive: usize, blocks: u32, unit: u32, chunks: usize) {
+        let mut removed = Vec::new();
+        let number = u8::try_from(drive).unwrap();
+        let withheld = self.catalog.withhold(number, blocks, unit, chunks, &mut removed);
+        assert!(removed.len() <= chunks, "no more go than may");
+        self.evicted(&removed);
+        match withheld {
+            Withheld::Blocks(extent) => {
+                assert!((1..=blocks).contains(&extent.blocks));
+                for block in blocks_of(extent) {
+                    assert!(self.withheld.insert((drive, block)), "it is withheld once");
+                }
+            }
+            Withheld::NotYet => assert_eq!(removed.len(), chunks, "as many went as may"),
+            Withheld::Never => {
+                let left = self.chunks.values().find(|chunk| self.may_go(chunk));
+                assert!(left.is_none() || !self.honest, "{left:?} could have gone");
+                assert_eq!(self.catalog.space().spaces()[drive].free_blocks(), 0, "not a block is left");
+            }
+        }
+    }
+
+    /// Takes in what was evicted.
+    fn evicted(&mut self, removed: &[Entry]) {
+        for entry in removed {
+            let Entry::Remove(key, generation) = *entry else { panic!("an eviction is a removal") };
+            let chunk = self.chunks.get(&generation).expect("what is evicted was there before this call");
+            assert_eq!(chunk.record.key, key);
+            assert_eq!(chunk.state, State::Committed, "what is being written is not evicted");
+            assert!(chunk.users == 0 && !chunk.is_kept, "what is in use or kept is not evicted");
+            assert!(
+                !self.honest || self.may_go(chunk),
+                "{key:?} is evicted before a chunk that continues it"
+            );
+            self.remove(generation);
+            self.evicted += 1;
         }
     }
 
@@ -322,19 +468,7 @@ impl World {
         let present_before: BTreeMap<u64, ChunkKey> =
             self.chunks.iter().map(|(&generation, chunk)| (generation, chunk.record.key)).collect();
         let parent_generation = parent.and_then(|key| self.live(key));
-        for entry in &removed {
-            let Entry::Remove(key, generation) = *entry else { panic!("an eviction is a removal") };
-            let chunk = self.chunks.get(&generation).expect("what is evicted was there before this call");
-            assert_eq!(chunk.record.key, key);
-            assert_eq!(chunk.state, State::Committed, "what is being written is not evicted");
-            assert_eq!(chunk.users, 0, "what is in use is not evicted");
-            assert!(
-                !self.honest || self.may_go(chunk),
-                "{key:?} is evicted before a chunk that continues it"
-            );
-            self.remove(generation);
-            self.evicted += 1;
-        }
+        self.evicted(&removed);
 
         let single = chunks.len() == 1;
         let mut before = parent_generation;
@@ -375,7 +509,8 @@ impl World {
         assert!(record.extents.as_slice().len() <= EXTENTS_MAX);
         assert!(newest.is_none_or(|newest| record.generation > newest), "generations grow");
         let generation = record.generation;
-        let chunk = Chunk { record, state: State::Writing, users: 0, continued_by: BTreeSet::new() };
+        let chunk =
+            Chunk { record, state: State::Writing, users: 0, is_kept: false, continued_by: BTreeSet::new() };
         assert!(self.chunks.insert(generation, chunk).is_none(), "a generation is never used twice");
         self.opened(ticket, Open::Write(generation));
         generation
@@ -419,9 +554,64 @@ impl World {
         let expected = (chunk.state == State::Committed).then_some(gone);
         assert_eq!(removal, Some(expected), "a chunk is dropped once");
         self.dropped += u64::from(expected.is_some());
-        chunk.state = State::Dropped;
+        (chunk.state, chunk.is_kept) = (State::Dropped, false);
         self.stop_using(generation);
         self.close(ticket);
+    }
+
+    /// Some chunks were asked to be kept, as long as all that is kept takes no more than `blocks_max`: those of which the
+    /// catalog says that they are. Each of those asked for is, or there is no room for it with what it continues, or
+    /// that is not whole.
+    fn keep(&mut self, asked: &[(ChunkKey, bool)], blocks_max: u64) {
+        let before = self.kept_blocks();
+        for (key, is_kept) in asked {
+            assert!(!is_kept || self.committed(*key).is_some(), "what is kept is there");
+            assert_eq!(self.catalog.is_kept(key), *is_kept);
+        }
+        for chunk in self.chunks.values_mut().filter(|chunk| chunk.state == State::Committed) {
+            let is_kept = self.catalog.is_kept(&chunk.record.key);
+            assert!(is_kept || !chunk.is_kept, "what was kept still is");
+            chunk.is_kept = is_kept;
+        }
+        let after = self.kept_blocks();
+        assert!(after <= blocks_max.max(before), "no more is kept than may be");
+        for (key, _) in asked.iter().filter(|(_, is_kept)| !is_kept) {
+            let Some(generation) = self.committed(*key) else { continue };
+            // With nothing under way and room for all there is, nothing is in the way.
+            let all: u64 = self.chunks.values().map(|chunk| chunk.record.extents.blocks()).sum();
+            let is_quiet = self.chunks.values().all(|chunk| chunk.state == State::Committed);
+            assert!(!is_quiet || all > blocks_max, "{:?} could be kept", self.chunks[&generation]);
+        }
+    }
+
+    fn kept_blocks(&self) -> u64 {
+        let kept = self.chunks.values().filter(|chunk| chunk.is_kept);
+        kept.map(|chunk| chunk.record.extents.blocks()).sum()
+    }
+
+    fn let_go(&mut self, key: ChunkKey, was_kept: bool) {
+        let generation = self.committed(key);
+        let is_kept = generation.is_some_and(|generation| self.chunks[&generation].is_kept);
+        assert_eq!(was_kept, is_kept);
+        if let Some(generation) = generation {
+            self.chunks.get_mut(&generation).expect("it is there").is_kept = false;
+        }
+    }
+
+    fn clear(&mut self, most: usize, odd: bool) {
+        let is_meant = |key: &ChunkKey| (key.as_bytes()[0] % 2 == 1) == odd;
+        let cleared = self.catalog.clear(most, is_meant);
+        assert!(cleared.len() <= most);
+        for entry in cleared {
+            let Entry::Remove(key, generation) = entry else { panic!("what is cleared is removed") };
+            assert_eq!(self.committed(key), Some(generation));
+            assert!(is_meant(&key));
+            let chunk = self.chunks.get_mut(&generation).expect("it is there");
+            (chunk.state, chunk.is_kept) = (State::Dropped, false);
+            if chunk.users == 0 {
+                self.remove(generation);
+            }
+        }
     }
 
     fn is_refused(&mut self, ticket: Ticket) {
@@ -436,6 +626,8 @@ impl World {
     fn restart(&mut self) {
         self.epoch += 1;
         let records: Vec<ChunkRecord> = self.catalog.committed().collect();
+        self.limits.blocks = DriveBlocks::from_slice(&self.sizes).unwrap();
+        self.withheld.clear();
         self.catalog = Catalog::new(self.limits, self.policy, self.epoch);
         for record in records.iter().rev() {
             assert!(self.catalog.restore(*record), "what was committed fits again");
@@ -452,7 +644,7 @@ impl World {
         self.closed.extend(std::mem::take(&mut self.open).into_keys());
         self.chunks.retain(|_, chunk| chunk.state == State::Committed);
         self.chunks.values_mut().for_each(|chunk| {
-            chunk.users = 0;
+            (chunk.users, chunk.is_kept) = (0, false);
             chunk.continued_by.clear();
         });
         let by_key: HashMap<ChunkKey, u64> =
@@ -478,20 +670,31 @@ impl World {
             (self.evicted, self.dropped)
         );
 
+        let kept = self.chunks.values().filter(|chunk| chunk.is_kept);
+        for chunk in self.chunks.values().filter(|chunk| chunk.state == State::Committed) {
+            assert_eq!(self.catalog.is_kept(&chunk.record.key), chunk.is_kept);
+        }
+        let expected = Kept { chunks: kept.count() as u64, blocks: self.kept_blocks() };
+        assert_eq!(self.catalog.kept(), expected);
+
         // Blocks belong to one chunk at a time: those being written, read and dropped included.
-        let mut blocks = BTreeSet::new();
+        let mut blocks = self.withheld.clone();
         for chunk in self.chunks.values() {
             let drive = usize::from(chunk.record.drive);
             for extent in chunk.record.extents.as_slice() {
-                let end = u64::from(self.limits.blocks.as_slice()[drive]);
-                assert!(extent.end() <= end, "an extent lies on its drive");
-                for block in u64::from(extent.start)..extent.end() {
-                    assert!(blocks.insert((drive, block)), "block {block} belongs to two chunks");
+                assert!(extent.end() <= u64::from(self.sizes[drive]), "an extent lies on its drive");
+                for block in blocks_of(*extent) {
+                    assert!(
+                        blocks.insert((drive, block)),
+                        "block {block} belongs to two chunks, or to nobody"
+                    );
                 }
             }
         }
-        let free = self.limits.blocks.total() - blocks.len() as u64;
+        let all: u64 = self.sizes.iter().map(|&blocks| u64::from(blocks)).sum();
+        let free = all - blocks.len() as u64;
         assert_eq!(self.catalog.space().free_blocks(), free, "free blocks and chunks' blocks are all blocks");
+        assert_eq!(self.catalog.space().blocks(), all - self.withheld.len() as u64);
 
         for number in 0..KEYS {
             let there = self.committed(key(number)).is_some();
@@ -547,6 +750,10 @@ impl World {
     }
 }
 
+fn blocks_of(extent: Extent) -> std::ops::Range<u32> {
+    extent.start..extent.start + extent.blocks
+}
+
 /// Whether whoever has room for a part of these only, from the last on, has whole fronts of prompts.
 fn ends_come_first(records: &[ChunkRecord]) -> bool {
     let places: HashMap<ChunkKey, usize> = records.iter().map(|record| record.key).zip(0..).collect();
@@ -564,7 +771,7 @@ fn run(limits: Limits, policy: CachePolicy, honest: bool, calls: Vec<Call>) {
     world.check();
     assert_eq!(world.catalog.open_tickets(), 0);
     let held: u64 = world.catalog.committed().map(|record| record.extents.blocks()).sum();
-    assert_eq!(world.catalog.space().free_blocks() + held, limits.blocks.total(), "nothing leaked");
+    assert_eq!(world.catalog.space().free_blocks() + held, world.catalog.space().blocks(), "nothing leaked");
     assert_eq!(world.catalog.committed().count(), world.catalog.len());
 }
 

@@ -56,6 +56,8 @@ enum Before {
     FullWithoutJournal,
     /// The same, of more capacity.
     Larger,
+    /// Full, and with each life it becomes smaller and larger while it is used.
+    FullAndResized,
 }
 
 fn scenarios() -> Vec<Scenario> {
@@ -86,6 +88,10 @@ fn scenarios() -> Vec<Scenario> {
         full("interval", Value::from(0.001), "auto", Before::Full),
         full("rebuilt", Value::from("none"), "auto", Before::FullWithoutJournal),
         full("smaller", Value::from("none"), "threads", Before::Larger),
+        Scenario {
+            capacity_bytes: 6 << 20,
+            ..full("resized", Value::from("none"), "auto", Before::FullAndResized)
+        },
     ]
 }
 
@@ -143,6 +149,18 @@ impl Scenario {
             .unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
+    /// What the disk's capacity becomes, one after the other, when a life has stored so many prompts. Nothing is stored while it
+    /// has more than at a start, which would lose what lies past its end.
+    fn capacities_after(&self, prompts: u32) -> Vec<u64> {
+        let usual = self.capacity_bytes;
+        match (self.before, prompts) {
+            (Before::FullAndResized, 3) => vec![usual - (3 << 19)],
+            (Before::FullAndResized, 6) => vec![usual],
+            (Before::FullAndResized, 9) => vec![usual + (1 << 20), usual],
+            _ => Vec::new(),
+        }
+    }
+
     /// The length of a chunk that a child stores: many are small, some as large as may be.
     fn length_of(&self, key: &ChunkKey) -> usize {
         match key.as_bytes()[16] % 3 {
@@ -161,8 +179,11 @@ impl Scenario {
 /// Opens, stores and closes, and says on its standard output what was stored; unless it dies.
 fn child(scenario: &Scenario, world: &Path, first: u32) {
     let cache = scenario.open(world);
-    for number in first..first + scenario.prompts {
-        scenario.store(&cache, &prompt(number, CHUNKS_PER_PROMPT), |end| {
+    for prompts in 0..scenario.prompts {
+        for capacity_bytes in scenario.capacities_after(prompts) {
+            cache.set_disk_capacity(capacity_bytes).expect("nothing is in use");
+        }
+        scenario.store(&cache, &prompt(first + prompts, CHUNKS_PER_PROMPT), |end| {
             if end.status == StoreStatus::Stored {
                 let mut out = std::io::stdout().lock();
                 writeln!(out, "{}", end.key).and_then(|()| out.flush()).expect("somebody listens");
@@ -301,7 +322,7 @@ impl<'a> Image<'a> {
                 assert!(bytes <= scenario.capacity_bytes / scenario.drives as u64, "{at}: {bytes} bytes");
             }
         };
-        if scenario.before != Before::Larger {
+        if !matches!(scenario.before, Before::Larger | Before::FullAndResized) {
             is_within();
         }
         let theirs = FIRST_PROMPT..FIRST_PROMPT + lives * scenario.prompts;
@@ -310,7 +331,7 @@ impl<'a> Image<'a> {
         {
             let cache = scenario.open(world);
             // The journal of a directory that is new comes after its data.
-            if matches!(scenario.before, Before::Full | Before::Larger) {
+            if matches!(scenario.before, Before::Full | Before::Larger | Before::FullAndResized) {
                 assert_eq!(cache.stats().control.disk.rebuilt, None, "{at}: a death is no damage");
             }
             let is_there = |key: &ChunkKey| cache.lookup(&[*key]).chunks() == 1;

@@ -2,9 +2,10 @@
 //!
 //! Promises: a chunk lies wholly on one drive; it goes to the one with the largest share of its blocks free (of those
 //! that have equal shares each has its turn), or if that has no room in few enough pieces, to the next that has.
-//! So drives fill evenly, whatever their sizes.
+//! So drives fill evenly, whatever their sizes. Blocks that are withheld are nobody's and not free, until they are given out
+//! again: so a drive becomes smaller whatever lies at its end.
 
-use super::extent::Extents;
+use super::extent::{Extent, Extents};
 use super::space::AddressSpace;
 
 /// How many drives a tier may have.
@@ -54,6 +55,8 @@ impl DriveBlocks {
 #[derive(Debug, Clone)]
 pub struct Drives {
     spaces: Vec<AddressSpace>,
+    /// Of each drive what is withheld, and how many blocks those are.
+    withheld: Vec<(Vec<Extent>, u32)>,
     /// The drive that is first among equals.
     turn: usize,
 }
@@ -61,7 +64,8 @@ pub struct Drives {
 impl Drives {
     /// Drives of so many blocks, all of them free.
     pub fn new(blocks: &DriveBlocks) -> Self {
-        Self { spaces: blocks.as_slice().iter().map(|&blocks| AddressSpace::new(blocks)).collect(), turn: 0 }
+        let spaces: Vec<_> = blocks.as_slice().iter().map(|&blocks| AddressSpace::new(blocks)).collect();
+        Self { withheld: vec![(Vec::new(), 0); spaces.len()], spaces, turn: 0 }
     }
 
     /// The address space of each drive.
@@ -69,9 +73,56 @@ impl Drives {
         &self.spaces
     }
 
-    /// Blocks in all.
+    /// Blocks in all, without those that are withheld.
     pub fn blocks(&self) -> u64 {
-        self.spaces.iter().map(|space| u64::from(space.blocks())).sum()
+        (0..self.spaces.len()).map(|drive| u64::from(self.blocks_at(drive))).sum()
+    }
+
+    /// Blocks of a drive, without those that are withheld; none of one that is not there.
+    pub fn blocks_of(&self, drive: u8) -> u32 {
+        if usize::from(drive) < self.spaces.len() { self.blocks_at(usize::from(drive)) } else { 0 }
+    }
+
+    fn blocks_at(&self, drive: usize) -> u32 {
+        self.spaces[drive].blocks() - self.withheld[drive].1
+    }
+
+    /// Withholds free blocks of a drive in one piece, whole units of them, `most` at most; `None` when no free range has a
+    /// unit.
+    pub fn withhold(&mut self, drive: u8, most: u32, unit: u32) -> Option<Extent> {
+        let at = usize::from(drive);
+        let extent = self.spaces.get_mut(at)?.take_end(most, unit)?;
+        let (extents, blocks) = &mut self.withheld[at];
+        extents.push(extent);
+        *blocks += extent.blocks;
+        Some(extent)
+    }
+
+    /// Blocks of a drive that were withheld last, or the first `most` of them.
+    pub fn withheld(&self, drive: u8, most: u32) -> Option<Extent> {
+        let (extents, _) = self.withheld.get(usize::from(drive))?;
+        extents.last().map(|extent| Extent { blocks: extent.blocks.min(most), ..*extent })
+    }
+
+    /// Gives out again what [`Self::withheld`] says.
+    ///
+    /// # Panics
+    /// When it is anything else: a bug of the caller.
+    pub fn give_out(&mut self, drive: u8, extent: Extent) {
+        let at = usize::from(drive);
+        let (extents, blocks) = &mut self.withheld[at];
+        let last = extents.pop().expect("what is given out was withheld");
+        assert!(last.start == extent.start && last.blocks >= extent.blocks, "the last that was withheld");
+        if last.blocks > extent.blocks {
+            extents.push(Extent { start: last.start + extent.blocks, blocks: last.blocks - extent.blocks });
+        }
+        *blocks -= extent.blocks;
+        self.spaces[at].free(&Extents::from_slice(&[extent]).expect("one extent"));
+    }
+
+    /// Adds blocks behind the last one of a drive, which is there.
+    pub fn extend(&mut self, drive: u8, blocks: u32) {
+        self.spaces[usize::from(drive)].extend(blocks);
     }
 
     /// Blocks that are free.
@@ -110,8 +161,9 @@ impl Drives {
 
     /// Whether a larger share of one drive is free than of another.
     fn is_freer(&self, one: usize, other: usize) -> bool {
-        let [one, other] = [&self.spaces[one], &self.spaces[other]];
-        // Both are less than 2^32, so the products have room.
-        one.free_blocks() * u64::from(other.blocks()) > other.free_blocks() * u64::from(one.blocks())
+        let free = |drive: usize| self.spaces[drive].free_blocks();
+        let all = |drive: usize| u64::from(self.blocks_at(drive));
+        // All of them are less than 2^32, so the products have room.
+        free(one) * all(other) > free(other) * all(one)
     }
 }

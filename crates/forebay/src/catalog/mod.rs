@@ -18,9 +18,11 @@ mod drives;
 mod eviction;
 mod extent;
 mod index;
+mod keep;
 mod namespaces;
 mod plan;
 mod record;
+mod resize;
 mod segments;
 mod space;
 mod table;
@@ -31,10 +33,12 @@ use std::collections::{HashMap, HashSet};
 pub use drives::{DRIVES_MAX, DriveBlocks, Drives};
 pub use eviction::CachePolicy;
 pub use extent::{BLOCK_BYTES, EXTENTS_MAX, Extent, Extents, blocks_for};
+pub use keep::Kept;
 pub use namespaces::{NamespaceId, NamespaceSum};
 pub use plan::{LoadDecision, LookupDecision, PLAN_BYTES, Plan, StoreDecision, Ticket};
 pub use record::{ChunkRecord, Entry, MEMORY, RECORD_BYTES, REMOTE, grain_blocks};
 pub(crate) use record::{u32_at, u64_at};
+pub use resize::Withheld;
 pub use space::AddressSpace;
 
 use crate::events::{Announcer, Cause, Change};
@@ -106,6 +110,8 @@ pub struct Catalog {
     counts: Counts,
     /// Who is told what comes and goes, and of which tier it is.
     announcer: Option<(Announcer, Tier)>,
+    /// What is kept from eviction.
+    kept: Kept,
 }
 
 impl Catalog {
@@ -124,8 +130,10 @@ impl Catalog {
     }
 
     fn of_epoch(limits: Limits, policy: CachePolicy, epoch: u32) -> Self {
-        // Each chunk takes a block at least, so there are never more of them than blocks.
+        // Each chunk takes a block at least, so there are never more of them than blocks; nor when there are more blocks
+        // later, since the index is made for so many.
         let chunks_max = u64::from(limits.chunks_max).min(limits.blocks.total());
+        let limits = Limits { chunks_max: u32::try_from(chunks_max).unwrap_or(u32::MAX), ..limits };
         Self {
             limits,
             drives: Drives::new(&limits.blocks),
@@ -139,6 +147,7 @@ impl Catalog {
             next_generation: (u64::from(epoch) << EPOCH_SHIFT) + 1,
             counts: Counts::default(),
             announcer: None,
+            kept: Kept::default(),
         }
     }
 
@@ -543,6 +552,7 @@ impl Catalog {
 
     /// Takes a chunk out of the index, so that it is not found any more.
     fn unlist(&mut self, id: u32) -> Entry {
+        self.keep_no_more(id);
         let parent = self.table.live_parent(id);
         self.table.untie(id);
         self.order.remove(&mut self.table, id);

@@ -82,6 +82,29 @@ impl AddressSpace {
         extents.as_slice().iter().for_each(|&extent| self.insert(extent));
     }
 
+    /// Adds `blocks` blocks behind the last one, all of them free.
+    ///
+    /// # Panics
+    /// When there are more of them then than 32 bits count.
+    pub fn extend(&mut self, blocks: u32) {
+        let start = self.blocks;
+        self.blocks = start.checked_add(blocks).expect("blocks are numbered in 32 bits");
+        if blocks > 0 {
+            self.insert(Extent { start, blocks });
+        }
+    }
+
+    /// Takes the end of the largest free range: whole units of it, `most` blocks at most. `None` when not even that has a
+    /// unit.
+    pub fn take_end(&mut self, most: u32, unit: u32) -> Option<Extent> {
+        let unit = unit.max(1);
+        let &(size, start) = self.free_by_size.last()?;
+        let blocks = size.min(most) / unit * unit;
+        let extent = Extent { start: start + (size - blocks), blocks };
+        (blocks > 0).then(|| self.take(extent))?;
+        Some(extent)
+    }
+
     fn is_free(&self, extent: Extent) -> bool {
         extent.blocks > 0
             && self

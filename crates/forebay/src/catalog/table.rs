@@ -42,6 +42,8 @@ pub(super) enum Mark {
     IsScattered = 2,
     /// Its turn to be evicted has come, and it may not go yet.
     Waits = 4,
+    /// Somebody wants it kept: that is one of its pins.
+    IsKept = 8,
 }
 
 /// What is needed of a chunk to find it, to use it and to keep it: one cache line.
@@ -214,6 +216,11 @@ impl Table {
     /// Chunks whose parent's key is known, but that are tied to no chunk of that key.
     pub(super) fn with_named_parent(&self) -> Vec<u32> {
         self.named_parents.keys().copied().collect()
+    }
+
+    /// Places there are, used or not.
+    pub(super) fn places(&self) -> u32 {
+        u32::try_from(self.chunks.len()).unwrap_or(NIL)
     }
 
     /// Of each place how many chunks are tied to the chunk there.

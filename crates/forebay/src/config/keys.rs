@@ -352,7 +352,7 @@ pub const KEYS: &[Key] = &[
         name: "http_token",
         kind: Kind::Secret { max_bytes: 1024 },
         default: Some(""),
-        meaning: "Who says this word may clear the cache over HTTP. Not set: nobody may, and what is shown can only be read.",
+        meaning: "Who says this word may clear the cache, pin chunks and change the capacity over HTTP. Not set: nobody may, and what is shown can only be read.",
         remedy: "Set http_token to a long random text, best as the variable FOREBAY_HTTP_TOKEN",
         shared: false,
     },

@@ -107,7 +107,7 @@ pub struct Config {
     pub max_queued_chunks: u32,
     /// Where metrics, health and the page are shown (`http_listen`); `None`: nowhere.
     pub http_listen: Option<SocketAddr>,
-    /// Who says this may clear the cache over HTTP (`http_token`); empty: nobody may.
+    /// Who says this may clear the cache, pin chunks and change the capacity over HTTP (`http_token`); empty: nobody may.
     pub http_token: String,
     /// Separates tenants (`cache_salt`).
     pub salt: String,

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use disk::DiskPlane;
+pub use disk::pins::{Pinned, Pinning};
 pub use lookup::{Hit, Lookup};
 use lookup::{Pins, Unsure};
 use memory::{MemoryPlane, Outgoing};
@@ -39,7 +40,7 @@ use stats::{Counters, add, read};
 
 use crate::catalog::{ChunkRecord, NamespaceId, Plan, Ticket};
 use crate::config::{Config, StoreTo};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::events::{Announcer, Events};
 use crate::key::{ChunkKey, Namespace};
 use crate::outcome::{LoadStatus, Reason, Tier, TierEnd};
@@ -512,6 +513,43 @@ impl ControlPlane {
         let memory = self.memory.as_ref().map(|memory| memory.clear(namespace));
         let disk = self.disk.as_ref().map(|disk| disk.clear(namespace));
         memory.unwrap_or_default() + disk.unwrap_or_default()
+    }
+
+    /// Keeps chunks that are on disk from being evicted until they are unpinned, each together with those it continues, as
+    /// long as no more than half of the capacity is pinned; says how many are. They are cleared and dropped as all others,
+    /// and what is stored later is not pinned. A restart knows of no pins.
+    ///
+    /// # Errors
+    /// Without a disk, and once it is closed.
+    pub fn pin(&self, which: Pinning<'_>) -> Result<Pinned> {
+        self.disk()?.pin(which)
+    }
+
+    /// Lets chunks be evicted again, and not those that they continue; says how many were pinned.
+    ///
+    /// # Errors
+    /// As of [`Self::pin`].
+    pub fn unpin(&self, which: Pinning<'_>) -> Result<u64> {
+        self.disk()?.unpin(which)
+    }
+
+    fn disk(&self) -> Result<&DiskPlane> {
+        let none = || Error::new(ErrorKind::Argument, "there is no disk tier (local_disk)");
+        self.disk.as_ref().ok_or_else(none)
+    }
+
+    /// Gives the disk tier so many bytes, all files of all directories together, as `max_local_disk_size` does at a start,
+    /// and until the next start. What does not fit any more is evicted, in the policy's order and never what is in use. Says
+    /// how many bytes chunks may take then. There are never more chunks than twice as many of the largest as fitted at
+    /// the start, and a thousand.
+    ///
+    /// # Errors
+    /// Without a disk; for less than two chunks on a drive, or than twice what is pinned; when a file system has no room
+    /// above `disk_min_free_size`; while the capacity is being changed already; once it is closed. Then nothing has changed.
+    /// When what is left is in use, or the directory cannot be written: then the capacity is what it had come to, see
+    /// [`Self::stats`].
+    pub fn set_disk_capacity(&self, capacity_bytes: u64) -> Result<u64> {
+        self.disk()?.set_capacity(capacity_bytes)
     }
 
     /// Figures.

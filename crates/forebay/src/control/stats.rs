@@ -94,6 +94,10 @@ pub struct DiskStats {
     pub used_bytes: u64,
     /// Bytes of disk chunks may take.
     pub capacity_bytes: u64,
+    /// Of the chunks, those that are pinned.
+    pub pinned_chunks: u64,
+    /// Bytes of disk these take.
+    pub pinned_bytes: u64,
     /// Chunks stored.
     pub stored: u64,
     /// Stores that failed.
@@ -160,6 +164,8 @@ impl DiskStats {
             chunks: state.catalog.len() as u64,
             used_bytes: (space.blocks() - space.free_blocks()) * block,
             capacity_bytes: space.blocks() * block,
+            pinned_chunks: state.catalog.kept().chunks,
+            pinned_bytes: state.catalog.kept().blocks * block,
             stored: read(&counters.stored),
             store_failed: read(&counters.store_failed),
             refused_full: read(&counters.refused_full),

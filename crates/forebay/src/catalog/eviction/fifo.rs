@@ -43,6 +43,13 @@ impl Eviction for Fifo {
         }
     }
 
+    fn set_aside(&mut self, table: &mut Table, id: u32) {
+        if !table[id].has(Mark::Waits) {
+            self.queue.remove(table, id);
+            self.waiting.put(table, id);
+        }
+    }
+
     fn come_back(&mut self, table: &mut Table, id: u32) {
         self.waiting.take(table, id);
         self.queue.push_oldest(table, id);

@@ -129,6 +129,14 @@ impl Eviction for Lfu {
         }
     }
 
+    fn set_aside(&mut self, table: &mut Table, id: u32) {
+        if !table[id].has(Mark::Waits) {
+            let rank = table[id].rank;
+            self.ring[usize::from(rank)].remove(table, id);
+            self.waiting.put(table, id);
+        }
+    }
+
     fn come_back(&mut self, table: &mut Table, id: u32) {
         self.waiting.take(table, id);
         let rank = self.rank(0);

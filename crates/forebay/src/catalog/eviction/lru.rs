@@ -1,16 +1,20 @@
 //! The least recently used goes first.
 //!
 //! A prompt that is used is used from end to beginning, whatever the order of its chunks in memory: so its end is the older
-//! part, and goes first. A chunk whose turn comes before it may go is passed over to the recent end.
+//! part, and goes first. A chunk whose turn comes before it may go is passed over to the recent end. One that is to be kept
+//! waits, and has just been used when it comes back.
 
 use super::Eviction;
+use super::ends_first::EndsFirst;
 use super::queue::{Queue, in_pieces};
-use crate::catalog::table::Table;
+use super::waiting::Waiting;
+use crate::catalog::table::{Mark, Table};
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Lru {
     queue: Queue,
+    waiting: Waiting,
 }
 
 impl Eviction for Lru {
@@ -23,12 +27,19 @@ impl Eviction for Lru {
     }
 
     fn remove(&mut self, table: &mut Table, id: u32) {
-        self.queue.remove(table, id);
+        if table[id].has(Mark::Waits) {
+            self.waiting.take(table, id);
+        } else {
+            self.queue.remove(table, id);
+        }
     }
 
     fn used(&mut self, table: &mut Table, chain: &[u32]) {
         in_pieces(table, chain, |table, piece| {
-            self.queue.renew(table, piece[piece.len() - 1], piece[0]);
+            // A piece lies in one queue.
+            if !table[piece[0]].has(Mark::Waits) {
+                self.queue.renew(table, piece[piece.len() - 1], piece[0]);
+            }
         });
     }
 
@@ -49,11 +60,23 @@ impl Eviction for Lru {
         Some(id)
     }
 
-    fn come_back(&mut self, _table: &mut Table, _id: u32) {
-        unreachable!("a chunk that is passed over does not wait");
+    fn set_aside(&mut self, table: &mut Table, id: u32) {
+        if !table[id].has(Mark::Waits) {
+            self.queue.remove(table, id);
+            self.waiting.put(table, id);
+        }
+    }
+
+    fn come_back(&mut self, table: &mut Table, id: u32) {
+        self.waiting.take(table, id);
+        self.queue.push_newest(table, id);
     }
 
     fn first_to_go<'a>(&'a self, table: &'a Table) -> Box<dyn Iterator<Item = u32> + 'a> {
-        Box::new(self.queue.oldest_first(table))
+        let order = self.queue.oldest_first(table);
+        if self.waiting.is_empty() {
+            return Box::new(order);
+        }
+        Box::new(EndsFirst::new(table, order.chain(self.waiting.oldest_first(table))))
     }
 }

@@ -8,7 +8,7 @@
 //! taken over many calls. For that a chunk whose turn has come before it may go leaves the order, and waits
 //! ([`Waiting`](waiting::Waiting)): however many such there are, each of them is looked at once, not at each eviction. It comes
 //! back, as the next to go, when the last thing goes that kept it. (The least recently used needs none of that: a
-//! chunk that something hangs on was nearly always used after it.)
+//! chunk that something hangs on was nearly always used after it.) Chunks that are to be kept wait from the start.
 //!
 //! Assumes that its caller removes a chunk before that chunk's place is used again, and says so when a chunk that waits may
 //! go.
@@ -84,6 +84,9 @@ pub(super) trait Eviction: Debug + Send + Sync {
 
     /// The chunk that is to go now. Its caller removes it.
     fn victim(&mut self, table: &mut Table) -> Option<u32>;
+
+    /// A chunk is to be kept for long: it waits from now on, unless it does.
+    fn set_aside(&mut self, table: &mut Table, id: u32);
 
     /// A chunk that waits may go now.
     fn come_back(&mut self, table: &mut Table, id: u32);

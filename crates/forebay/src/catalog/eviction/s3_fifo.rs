@@ -155,6 +155,14 @@ impl Eviction for S3Fifo {
         }
     }
 
+    fn set_aside(&mut self, table: &mut Table, id: u32) {
+        if !table[id].has(Mark::Waits) {
+            let rank = table[id].rank;
+            self.queue_of(rank).remove(table, id);
+            self.waiting.put(table, id);
+        }
+    }
+
     fn come_back(&mut self, table: &mut Table, id: u32) {
         self.waiting.take(table, id);
         let rank = table[id].rank;

@@ -17,6 +17,10 @@ impl Waiting {
         table[id].set(Mark::Waits, true);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.oldest().is_none()
+    }
+
     /// Takes out a piece.
     pub(super) fn cut(&mut self, table: &mut Table, oldest: u32, newest: u32) {
         self.0.cut(table, oldest, newest);

@@ -9,7 +9,9 @@
 //! for as long as it takes to copy the catalog's records when a checkpoint begins. Threads of their own write the
 //! journal and checkpoints, without it.
 
+mod capacity;
 mod keeper;
+pub(super) mod pins;
 mod recorder;
 
 use std::collections::HashMap;
@@ -59,6 +61,8 @@ pub(super) struct Shared {
     /// Who makes plans: nobody is to see those that are not made to the end. Locked before the state.
     planner: Mutex<()>,
     pub(super) state: Mutex<State>,
+    /// Who makes it larger or smaller. Locked before all others.
+    resizer: Mutex<()>,
     /// The keeper's.
     wake: Condvar,
     /// The writer's.
@@ -204,6 +208,7 @@ impl DiskPlane {
             data,
             planner: Mutex::default(),
             state: Mutex::new(state),
+            resizer: Mutex::default(),
             wake: Condvar::new(),
             handed_over: Condvar::new(),
             recorded: Condvar::new(),
@@ -421,6 +426,9 @@ impl DiskPlane {
         if self.shared.state.lock().catalog.open_writes() == 0 {
             is_at_rest &= self.writer.join(deadline);
         }
+        // Who changes its size ends when it sees that, and may be with the file system until then.
+        let resizer = self.shared.resizer.try_lock_for(deadline.saturating_duration_since(now()));
+        is_at_rest &= resizer.is_some();
         let mut state = self.shared.state.lock();
         if is_at_rest && state.phase == Phase::Closed && state.catalog.open_writes() == 0 {
             state.phase = Phase::GivenBack;

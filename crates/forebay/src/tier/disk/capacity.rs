@@ -29,7 +29,7 @@ const RECORDS_ENOUGH: u64 = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Division {
     /// Bytes of each directory, all its files together.
-    share_bytes: u64,
+    pub(super) share_bytes: u64,
     /// Blocks of the data file at home.
     home_blocks: u32,
     /// Blocks of each other data file.
@@ -90,13 +90,13 @@ impl Division {
     }
 
     /// Blocks of a drive's data file.
-    fn blocks(&self, drive: u8) -> u32 {
+    pub(super) fn blocks(&self, drive: u8) -> u32 {
         if drive == 0 { self.home_blocks } else { self.other_blocks }
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-fn gib_up(bytes: u64) -> f64 {
+pub(super) fn gib_up(bytes: u64) -> f64 {
     (bytes as f64 / f64::from(1 << 30) * 1e6).ceil() / 1e6
 }
 

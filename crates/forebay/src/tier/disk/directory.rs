@@ -15,6 +15,7 @@ use super::lock::Lock;
 use super::members::{Member, Members};
 use super::namespaces::describe;
 use super::recovery::{DriveData, Found, rebuild};
+use super::resize::Resize;
 use super::stock::{Ground, Stock, take_stock};
 use crate::catalog::{BLOCK_BYTES, CachePolicy, ChunkRecord, DRIVES_MAX, Limits};
 use crate::error::{Error, ErrorKind, Result};
@@ -50,6 +51,8 @@ pub struct Directory {
     data_paths: Vec<(u8, PathBuf)>,
     epoch: u32,
     journal_records_max: u64,
+    /// How its data files are made larger and smaller; one owner's own has none.
+    resize: Option<Resize>,
     locks: Mutex<Vec<Lock>>,
 }
 
@@ -120,6 +123,7 @@ impl Directory {
             data_paths: members.list().iter().map(|member| (member.drive, data_path(&member.path))).collect(),
             epoch: stock.epoch,
             journal_records_max: division.journal_records_max,
+            resize: Some(Resize::of(settings.clone(), division, members.list())),
             locks: Mutex::new(members.into_locks()),
         };
         Ok(Opened { directory, stock })
@@ -128,7 +132,8 @@ impl Directory {
     /// A cache that is nobody's but the caller's: `home` is what [`take_stock`] began `epoch` in, and its journal is to
     /// have a checkpoint after so many records.
     pub fn of_one_owner(home: Arc<dyn Home>, epoch: u32, journal_records_max: u64) -> Self {
-        Self { home, data_paths: Vec::new(), epoch, journal_records_max, locks: Mutex::default() }
+        let (data_paths, locks) = (Vec::new(), Mutex::default());
+        Self { home, data_paths, epoch, journal_records_max, resize: None, locks }
     }
 
     /// Where the journal is.
@@ -154,6 +159,11 @@ impl Directory {
     /// Journal records without a checkpoint after which one is due. Twice as many fit into the capacity.
     pub fn journal_records_max(&self) -> u64 {
         self.journal_records_max
+    }
+
+    /// How its data files are made larger and smaller, if they can be.
+    pub(crate) fn resize(&self) -> Option<&Resize> {
+        self.resize.as_ref()
     }
 
     /// Lets somebody else own all of it. Whoever calls this writes nothing to it any more.

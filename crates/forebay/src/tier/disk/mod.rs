@@ -1,7 +1,7 @@
 //! The disk tier: a directory for each drive, one owner, data files addressed by extents.
 //!
 //! * [`directory`] opens a cache's directories: which of them is which drive (`members`), each with its [`lock`], its
-//!   format ([`format_file`]) and its space (`capacity`).
+//!   format ([`format_file`]) and its space (`capacity`), of which there may be more or less later (`resize`).
 //! * [`journal`] keeps what is committed, in files of a [`home`]; [`recovery`] reads it back, or rebuilds it from the
 //!   trailers; [`stock`] makes a catalog of that. [`upkeep`] does so where nobody uses the cache, to put it in order.
 //! * [`trailer`] proves each chunk; [`block_file`] is a data file, [`data_files`] are those of all drives; [`engine`]
@@ -23,6 +23,7 @@ pub mod lock;
 mod members;
 pub mod namespaces;
 pub mod recovery;
+pub(crate) mod resize;
 mod schedule;
 pub mod stepped;
 pub mod stock;

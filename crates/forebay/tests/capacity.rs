@@ -1,0 +1,252 @@
+//! Another capacity while the cache is used: what does not fit goes in its order, what is in use stays, and no byte is
+//! wrong meanwhile.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use forebay::{Cache, ChunkKey, Config, ErrorKind, LoadStatus, Lookup, Value};
+use support::{
+    Home, KIB, allocated_bytes, assert_nothing_leaked, bytes_of, config_with, count_right, load, prompt,
+    store, store_all,
+};
+
+const CHUNK: usize = 60 * KIB;
+/// What such a chunk takes.
+const ROOM: u64 = 64 << 10;
+const MIB: u64 = 1 << 20;
+
+fn disk(cache: &Cache) -> forebay::control::DiskStats {
+    cache.stats().control.disk
+}
+
+/// Prompts of one chunk, stored one after the other.
+fn singles(cache: &Cache, numbers: std::ops::Range<u32>) -> Vec<ChunkKey> {
+    let keys: Vec<ChunkKey> = numbers.map(|number| prompt(number, 1)[0]).collect();
+    keys.iter().for_each(|key| store_all(cache, &[*key], CHUNK));
+    keys
+}
+
+#[test]
+fn a_smaller_disk_loses_what_goes_first_and_gives_its_room_back() {
+    let home = Home::new(CHUNK, 4, 24 * MIB);
+    let cache = home.open();
+    let (before, full) = (disk(&cache).capacity_bytes, allocated_bytes(home.directory.path()));
+    let keys = singles(&cache, 0..200);
+    // What is used again stays.
+    drop(cache.lookup(&keys[..1]));
+    let now = cache.set_disk_capacity(12 * MIB).unwrap();
+    assert_eq!((now, disk(&cache).capacity_bytes), (before - 12 * MIB, before - 12 * MIB));
+    let stats = disk(&cache);
+    assert!(stats.used_bytes <= now && stats.chunks == stats.used_bytes / ROOM, "{stats:?}");
+    // No more went than had to, and those that were stored first.
+    assert!(now - stats.used_bytes < 2 * ROOM, "{stats:?}");
+    let left = usize::try_from(stats.chunks).unwrap() - 1;
+    assert_eq!((stats.evictions, count_right(&cache, &keys[..1], CHUNK)), (200 - stats.chunks, 1));
+    assert_eq!(count_right(&cache, &keys[200 - left..], CHUNK), left);
+    assert_eq!(count_right(&cache, &keys[1..200 - left], CHUNK), 0);
+    let allocated = allocated_bytes(home.directory.path());
+    assert!(allocated <= full - 12 * MIB + 256 * KIB as u64, "{allocated} of {full}: given back");
+    // It stays that small.
+    singles(&cache, 1000..1200);
+    assert!(disk(&cache).used_bytes <= now && allocated_bytes(home.directory.path()) <= 12 * MIB);
+    let keys = singles(&cache, 2000..2100);
+    assert_nothing_leaked(&cache);
+    drop(cache);
+
+    // A start has what the configuration says, and all that was there.
+    let cache = home.open();
+    assert_eq!(disk(&cache).capacity_bytes, before);
+    assert_eq!(count_right(&cache, &keys, CHUNK), 100);
+    singles(&cache, 3000..3200);
+    assert!(disk(&cache).chunks > 300);
+}
+
+#[test]
+fn a_larger_disk_holds_more_first_what_was_given_up_and_then_what_never_was() {
+    let home = Home::new(CHUNK, 4, 12 * MIB);
+    let cache = home.open();
+    let before = disk(&cache).capacity_bytes;
+    let old = singles(&cache, 0..100);
+    cache.set_disk_capacity(8 * MIB).unwrap();
+    let kept = count_right(&cache, &old, CHUNK);
+    let now = cache.set_disk_capacity(20 * MIB).unwrap();
+    assert_eq!(now, disk(&cache).capacity_bytes);
+    // A little less than that is more: a start with so much gives more of it to the journal.
+    assert!((before + 8 * MIB - 256 * KIB as u64..before + 8 * MIB).contains(&now), "{now} after {before}");
+    assert!(std::fs::metadata(home.data()).unwrap().len() == now, "the file is as long as that");
+    let (evicted, chunks) = (disk(&cache).evictions, disk(&cache).chunks);
+    let new = singles(&cache, 100..100 + u32::try_from(now / ROOM - chunks).unwrap());
+    assert_eq!(disk(&cache).evictions, evicted, "all of it is there for chunks");
+    assert_eq!(count_right(&cache, &old, CHUNK), kept);
+    assert_eq!(count_right(&cache, &new, CHUNK), new.len());
+    assert!(disk(&cache).chunks > before / ROOM);
+    assert!(allocated_bytes(home.directory.path()) <= 20 * MIB);
+    assert_nothing_leaked(&cache);
+    drop(cache);
+    // With that in the configuration a start finds all of them.
+    let larger = support::config(home.directory.path(), CHUNK, 4, 20 * MIB);
+    let cache = Cache::open(&larger, CHUNK as u64, None).unwrap();
+    assert_eq!(count_right(&cache, &new, CHUNK), new.len());
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    let home = Home::new(CHUNK, 4, 12 * MIB);
+    let cache = home.open();
+    let keys = singles(&cache, 0..50);
+    let before = disk(&cache);
+    for (bytes, kind, what) in [
+        (0, ErrorKind::Argument, "two chunks"),
+        (MIB / 4, ErrorKind::Argument, "two chunks"),
+        (u64::MAX, ErrorKind::NoSpace, "disk_min_free_size"),
+        (1 << 50, ErrorKind::NoSpace, "disk_min_free_size"),
+    ] {
+        let error = cache.set_disk_capacity(bytes).unwrap_err();
+        assert!(error.kind() == kind && error.to_string().contains(what), "{bytes}: {error}");
+    }
+    // What it says is enough, is.
+    let least = cache.set_disk_capacity(1).unwrap_err().to_string();
+    let gib: f64 = least.split_whitespace().rev().nth(1).unwrap().parse().unwrap();
+    let after = disk(&cache);
+    assert_eq!(
+        (before.capacity_bytes, before.chunks, before.evictions),
+        (after.capacity_bytes, after.chunks, after.evictions)
+    );
+    assert_eq!(count_right(&cache, &keys, CHUNK), 50);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size of a test")]
+    let bytes = (gib * f64::from(1 << 30)).ceil() as u64;
+    assert!(cache.set_disk_capacity(bytes).unwrap() >= 2 * ROOM);
+    assert_eq!(count_right(&cache, &singles(&cache, 90..91), CHUNK), 1);
+    cache.close(std::time::Duration::ZERO);
+    assert_eq!(cache.set_disk_capacity(12 * MIB).unwrap_err().kind(), ErrorKind::Closed);
+    std::fs::create_dir(home.path("shared")).unwrap();
+    let without_disk = Config::from_values([
+        ("remote_url", Value::from(format!("file://{}", home.path("shared").display()))),
+        ("max_remote_size", Value::from(1.0)),
+        ("max_local_cpu_size", Value::from(0.125)),
+        ("local_cpu", Value::from(false)),
+    ]);
+    let cache = Cache::open(&without_disk.unwrap().config, CHUNK as u64, None).unwrap();
+    assert!(cache.set_disk_capacity(MIB).unwrap_err().to_string().contains("no disk tier"));
+}
+
+#[test]
+fn what_is_in_use_stays_and_it_says_how_far_it_came() {
+    let home = Home::new(CHUNK, 4, 12 * MIB);
+    let cache = home.open();
+    let mine = prompt(7, 100);
+    store_all(&cache, &mine, CHUNK);
+    singles(&cache, 100..150);
+    let Lookup::Hit(hit) = cache.lookup(&mine) else { panic!("it was stored") };
+    let error = cache.set_disk_capacity(4 * MIB).unwrap_err();
+    let stats = disk(&cache);
+    assert!(error.kind() == ErrorKind::NoSpace && error.can_retry(), "{error}");
+    assert!(error.to_string().contains(&format!("{} bytes", stats.capacity_bytes)), "{error}");
+    // All but those went.
+    assert_eq!((stats.chunks, stats.used_bytes), (100, 100 * ROOM));
+    assert!(stats.capacity_bytes - stats.used_bytes < ROOM);
+    assert_eq!(count_right(&cache, &mine, CHUNK), 100);
+    drop(hit);
+    assert!(cache.set_disk_capacity(4 * MIB).is_ok());
+    assert!(disk(&cache).used_bytes <= 4 * MIB);
+    // Of a prompt the front stays.
+    let left = usize::try_from(disk(&cache).chunks).unwrap();
+    assert_eq!(cache.lookup(&mine).chunks(), left);
+}
+
+#[test]
+fn all_drives_become_smaller_and_larger() {
+    let places = tempfile::tempdir().unwrap();
+    let paths: Vec<_> = ["a", "b", "c"].map(|name| places.path().join(name)).to_vec();
+    let list = paths.iter().map(|path| Value::from(path.to_str().unwrap())).collect();
+    let config = config_with(places.path(), CHUNK, 8, 36 * MIB, [("local_disk", Value::List(list))]);
+    let cache = Cache::open(&config, CHUNK as u64, None).unwrap();
+    let before = disk(&cache).capacity_bytes;
+    let keys = singles(&cache, 0..400);
+    let now = cache.set_disk_capacity(18 * MIB).unwrap();
+    assert_eq!(now, before - 18 * MIB);
+    for path in &paths {
+        assert!(allocated_bytes(path) <= 6 * MIB, "each has its share");
+    }
+    let there = count_right(&cache, &keys, CHUNK);
+    assert_eq!(there as u64, disk(&cache).chunks);
+    // Home, where the journal is, gives up as much as the others and has less to begin with; what goes for that goes in
+    // the policy's order, from wherever it lies. So the others have some room left.
+    let left_bytes = now - disk(&cache).used_bytes;
+    assert!(left_bytes < 2 * MIB, "not many more went than had to: {left_bytes}");
+    assert_eq!(cache.set_disk_capacity(36 * MIB).unwrap(), before);
+    let more = singles(&cache, 1000..1100);
+    assert_eq!(count_right(&cache, &more, CHUNK), 100);
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn chunks_of_many_sizes_do_not_all_go_for_a_little_less_room() {
+    let home = Home::new(CHUNK, 4, 12 * MIB);
+    let cache = home.open();
+    // Small ones everywhere, of which every other one is in use: no room for a large one anywhere.
+    let small: Vec<ChunkKey> = (0..1400).map(|number| prompt(number, 1)[0]).collect();
+    small.iter().for_each(|key| store_all(&cache, &[*key], 100));
+    let held: Vec<_> = small.iter().step_by(2).map(|key| cache.lookup(&[*key])).collect();
+    let before = disk(&cache).capacity_bytes;
+    let error = cache.set_disk_capacity(before - 4 * MIB);
+    let stats = disk(&cache);
+    assert_eq!(count_right(&cache, &small.iter().step_by(2).copied().collect::<Vec<_>>(), 100), 700);
+    assert!(error.is_ok() || stats.used_bytes > 0, "{error:?}");
+    drop(held);
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn while_others_store_and_load_nobody_gets_a_wrong_byte_and_a_restart_finds_what_is_there() {
+    let home = Home::new(CHUNK, 8, 16 * MIB);
+    let cache = home.open();
+    let over = AtomicBool::new(false);
+    let mut sizes = Vec::new();
+    std::thread::scope(|scope| {
+        let (cache, over) = (&cache, &over);
+        let workers: Vec<_> = (0..3_u32)
+            .map(|worker| {
+                scope.spawn(move || {
+                    let mut loaded = 0;
+                    for round in (0..).take_while(|_| !over.load(Ordering::Relaxed)) {
+                        let keys = prompt(worker * 1000 + round % 40, 5);
+                        store(cache, &keys, CHUNK);
+                        for (outcome, bytes) in load(cache, &keys, CHUNK) {
+                            let right = bytes == bytes_of(&outcome.key, CHUNK);
+                            assert!(outcome.status != LoadStatus::Loaded || right, "a wrong byte");
+                            loaded += u32::from(outcome.status == LoadStatus::Loaded);
+                        }
+                    }
+                    loaded
+                })
+            })
+            .collect();
+        for round in 0..24 {
+            let bytes = [4, 16, 6, 24, 3, 12][round % 6] * MIB;
+            if let Ok(now) = cache.set_disk_capacity(bytes) {
+                sizes.push(now);
+                let stats = disk(cache);
+                assert!(stats.used_bytes <= now, "{stats:?}");
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        for worker in workers {
+            assert!(worker.join().unwrap() > 0, "something was loaded");
+        }
+    });
+    assert!(sizes.len() >= 12, "mostly it could be done: {sizes:?}");
+    let stats = disk(&cache);
+    assert_eq!((stats.corrupt, stats.io_failed), (0, 0), "no chunk lies where space was given back");
+    cache.set_disk_capacity(16 * MIB).unwrap();
+    let keys: Vec<ChunkKey> =
+        (0..3).flat_map(|worker| (0..40).flat_map(move |round| prompt(worker * 1000 + round, 5))).collect();
+    let there = count_right(&cache, &keys, CHUNK);
+    assert_eq!(there as u64, disk(&cache).chunks);
+    assert_nothing_leaked(&cache);
+    drop(cache);
+    let cache = home.open();
+    assert_eq!(count_right(&cache, &keys, CHUNK), there);
+    assert_eq!(disk(&cache).corrupt, 0);
+}
