@@ -86,14 +86,17 @@ enum Call {
     LetAllGo {
         at_once: u32,
     },
+    /// Keeps what kept ones continue.
+    KeepWhole {
+        at_once: u32,
+    },
     /// Takes some of them out.
     Clear {
         most: usize,
         odd: bool,
     },
-    /// Makes a drive smaller, larger up to what it was, and larger than that.
+    /// Makes drives smaller, one larger up to what it was, and one larger than that.
     Withhold {
-        drive: Index,
         blocks: u32,
         unit: u32,
         chunks: usize,
@@ -138,9 +141,10 @@ fn call(honest: bool) -> impl Strategy<Value = Call> {
         1 => vec(0..KEYS, 1..4).prop_map(|keys| Call::LetGo { keys }),
         1 => (1_u32..4, 0_u64..40).prop_map(|(at_once, blocks_max)| Call::KeepAll { at_once, blocks_max }),
         1 => (1_u32..4).prop_map(|at_once| Call::LetAllGo { at_once }),
+        2 => (1_u32..4).prop_map(|at_once| Call::KeepWhole { at_once }),
         1 => (0_usize..3, any::<bool>()).prop_map(|(most, odd)| Call::Clear { most, odd }),
-        2 => (pick(), 1_u32..12, 1_u32..5, 0_usize..4)
-            .prop_map(|(drive, blocks, unit, chunks)| Call::Withhold { drive, blocks, unit, chunks }),
+        2 => (1_u32..12, 1_u32..5, 0_usize..4)
+            .prop_map(|(blocks, unit, chunks)| Call::Withhold { blocks, unit, chunks }),
         2 => (pick(), 1_u32..12).prop_map(|(drive, blocks)| Call::GiveOut { drive, blocks }),
         1 => (pick(), 0_u32..4).prop_map(|(drive, blocks)| Call::Extend { drive, blocks }),
         1 => Just(Call::Restart),
@@ -346,9 +350,8 @@ impl World {
                 self.chunks.values_mut().for_each(|chunk| chunk.is_kept = false);
             }
             Call::Clear { most, odd } => self.clear(most, odd),
-            Call::Withhold { drive, blocks, unit, chunks } => {
-                self.withhold(drive.index(self.sizes.len()), blocks, unit, chunks);
-            }
+            Call::KeepWhole { at_once } => self.keep_whole(at_once),
+            Call::Withhold { blocks, unit, chunks } => self.withhold(blocks, unit, chunks),
             Call::GiveOut { drive, blocks } => {
                 let drive = drive.index(self.sizes.len());
                 if let Some(extent) = self.catalog.withheld(u8::try_from(drive).unwrap(), blocks) {
@@ -370,25 +373,26 @@ impl World {
         }
     }
 
-    fn withhold(&mut self, drive: usize, blocks: u32, unit: u32, chunks: usize) {
+    fn withhold(&mut self, blocks: u32, unit: u32, chunks: usize) {
         let mut removed = Vec::new();
-        let number = u8::try_from(drive).unwrap();
-        let withheld = self.catalog.withhold(number, blocks, unit, chunks, &mut removed);
+        let Withheld { extents, is_stuck } = self.catalog.withhold(blocks, unit, chunks, &mut removed);
         assert!(removed.len() <= chunks, "no more go than may");
         self.evicted(&removed);
-        match withheld {
-            Withheld::Blocks(extent) => {
-                assert!((1..=blocks).contains(&extent.blocks));
-                for block in blocks_of(extent) {
-                    assert!(self.withheld.insert((drive, block)), "it is withheld once");
-                }
+        let mut done = 0;
+        for (drive, extent) in extents {
+            assert!(extent.blocks > 0);
+            done += extent.blocks;
+            for block in blocks_of(extent) {
+                assert!(self.withheld.insert((usize::from(drive), block)), "it is withheld once");
             }
-            Withheld::NotYet => assert_eq!(removed.len(), chunks, "as many went as may"),
-            Withheld::Never => {
-                let left = self.chunks.values().find(|chunk| self.may_go(chunk));
-                assert!(left.is_none() || !self.honest, "{left:?} could have gone");
-                assert_eq!(self.catalog.space().spaces()[drive].free_blocks(), 0, "not a block is left");
-            }
+        }
+        assert!(done <= blocks, "no more than was asked for");
+        if is_stuck {
+            let left = self.chunks.values().find(|chunk| self.may_go(chunk));
+            assert!(left.is_none() || !self.honest, "{left:?} could have gone");
+            assert_eq!(self.catalog.space().free_blocks(), 0, "not a block is left");
+        } else if done < blocks {
+            assert_eq!(removed.len(), chunks, "as many went as may");
         }
     }
 
@@ -581,6 +585,18 @@ impl World {
             let all: u64 = self.chunks.values().map(|chunk| chunk.record.extents.blocks()).sum();
             let is_quiet = self.chunks.values().all(|chunk| chunk.state == State::Committed);
             assert!(!is_quiet || all > blocks_max, "{:?} could be kept", self.chunks[&generation]);
+        }
+    }
+
+    fn keep_whole(&mut self, at_once: u32) {
+        let mut from = Some(0);
+        while let Some(place) = from {
+            from = self.catalog.keep_what_is_continued(place, at_once);
+        }
+        self.keep(&[], u64::MAX);
+        for chunk in self.chunks.values().filter(|chunk| chunk.state == State::Committed) {
+            let is_needed = chunk.continued_by.iter().any(|child| self.chunks[child].is_kept);
+            assert!(chunk.is_kept || !is_needed || !self.honest, "a kept chunk hangs on {chunk:?}");
         }
     }
 

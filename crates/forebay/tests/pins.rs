@@ -8,6 +8,8 @@ use forebay::{Cache, ChunkKey, ErrorKind, Lookup, Namespace, Value};
 use support::{Home, KIB, assert_nothing_leaked, config_with, count_right, prompt, store, store_all};
 
 const CHUNK: usize = 60 * KIB;
+/// Chunks of a prompt that is pinned: more than the floods are times as much as there is room for.
+const MINE: usize = 80;
 /// What such a chunk takes.
 const ROOM: u64 = 64 << 10;
 const MIB: u64 = 1 << 20;
@@ -32,28 +34,29 @@ fn flood(cache: &Cache, model: &str) {
 fn what_is_pinned_stays_with_each_policy_until_it_is_unpinned() {
     for policy in CachePolicy::ALL {
         let home = Home::new(CHUNK, 4, 12 * MIB);
-        let policy = ("cache_policy", Value::from(policy.name()));
-        let config = config_with(home.directory.path(), CHUNK, 4, 12 * MIB, [policy]);
+        let more = [("cache_policy", Value::from(policy.name()))];
+        let config = config_with(home.directory.path(), CHUNK, 4, 12 * MIB, more);
         let cache = Cache::open(&config, CHUNK as u64, None).unwrap();
-        let (mine, others) = (prompt(1, 20), prompt(2, 20));
+        let (mine, others) = (prompt(1, MINE), prompt(2, 20));
         for keys in [&mine, &others] {
             store_all(&cache, keys, CHUNK);
         }
         // The end alone: what it continues is pinned with it.
-        assert_eq!(cache.pin(Pinning::Keys(&mine[19..])).unwrap(), pinned(1, 0));
-        assert_eq!((disk(&cache).pinned_chunks, disk(&cache).pinned_bytes), (20, 20 * ROOM));
-        assert_eq!(cache.pin(Pinning::Keys(&mine)).unwrap(), pinned(20, 0), "twice is once");
-        assert_eq!(disk(&cache).pinned_chunks, 20);
+        let all = MINE as u64;
+        assert_eq!(cache.pin(Pinning::Keys(&mine[MINE - 1..])).unwrap(), pinned(1, 0));
+        assert_eq!((disk(&cache).pinned_chunks, disk(&cache).pinned_bytes), (all, all * ROOM));
+        assert_eq!(cache.pin(Pinning::Keys(&mine)).unwrap(), pinned(all, 0), "twice is once");
+        assert_eq!(disk(&cache).pinned_chunks, all);
         flood(&cache, "a-flood");
         assert!(disk(&cache).evictions > 100);
-        assert_eq!(count_right(&cache, &mine, CHUNK), 20);
+        assert_eq!(count_right(&cache, &mine, CHUNK), MINE);
         assert_eq!(count_right(&cache, &others, CHUNK), 0);
-        assert_eq!(cache.lookup(&mine).chunks(), 20);
-        assert_eq!(cache.unpin(Pinning::Keys(&mine)).unwrap(), 20);
+        assert_eq!(cache.lookup(&mine).chunks(), MINE);
+        assert_eq!(cache.unpin(Pinning::Keys(&mine)).unwrap(), all);
         assert_eq!((disk(&cache).pinned_chunks, disk(&cache).pinned_bytes), (0, 0));
         // What was used so often fades slowly where fame counts.
         (0..12).for_each(|round| flood(&cache, &format!("flood {round}")));
-        assert_eq!(count_right(&cache, &mine, CHUNK), 0, "and then they go like all others");
+        assert_eq!(count_right(&cache, &mine, CHUNK), 0, "{policy:?}: and then they go like all others");
         assert_nothing_leaked(&cache);
     }
 }
@@ -81,6 +84,28 @@ fn half_of_the_capacity_is_pinned_at_most_and_the_cache_goes_on() {
     assert_eq!(count_right(&cache, &keys, CHUNK) as u64, most);
     assert_eq!(cache.unpin(namespace).unwrap(), most);
     assert!(cache.set_disk_capacity(8 * MIB).is_ok());
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn what_a_pinned_chunk_continues_counts_whoever_unpins_it() {
+    let home = Home::new(CHUNK, 4, 12 * MIB);
+    let cache = home.open();
+    let [one, other] = [[1; 4], [2; 4]].map(|end| {
+        let tokens = [vec![9; 40], end.to_vec()].concat();
+        Namespace::of_model("test").chunk_keys(&tokens, 4, &[]).unwrap()
+    });
+    assert_eq!(one[..10], other[..10]);
+    for keys in [&one, &other] {
+        store(&cache, keys, CHUNK);
+        assert_eq!(cache.pin(Pinning::Keys(keys)).unwrap(), pinned(11, 0));
+    }
+    assert_eq!(disk(&cache).pinned_chunks, 12);
+    assert_eq!(cache.unpin(Pinning::Keys(&one)).unwrap(), 11);
+    assert_eq!(disk(&cache).pinned_chunks, 11, "the front is the other's as well");
+    flood(&cache, "a-flood");
+    assert_eq!((count_right(&cache, &other, CHUNK), count_right(&cache, &one[10..], CHUNK)), (11, 0));
+    assert_eq!(cache.unpin(Pinning::All).unwrap(), 11);
     assert_nothing_leaked(&cache);
 }
 

@@ -5,9 +5,14 @@
 //! So drives fill evenly, whatever their sizes. Blocks that are withheld are nobody's and not free, until they are given out
 //! again: so a drive becomes smaller whatever lies at its end.
 
+use std::cmp::Reverse;
+
 use super::extent::{Extent, Extents};
 use super::space::AddressSpace;
 
+/// So many units may be free of a drive in smaller pieces before those are withheld too: rather scattered pieces than the
+/// loss of more chunks.
+const FREE_IN_PIECES_MAX: u64 = 8;
 /// How many drives a tier may have.
 pub const DRIVES_MAX: usize = 16;
 
@@ -87,15 +92,24 @@ impl Drives {
         self.spaces[drive].blocks() - self.withheld[drive].1
     }
 
-    /// Withholds free blocks of a drive in one piece, whole units of them, `most` at most; `None` when no free range has a
-    /// unit.
-    pub fn withhold(&mut self, drive: u8, most: u32, unit: u32) -> Option<Extent> {
-        let at = usize::from(drive);
-        let extent = self.spaces.get_mut(at)?.take_end(most, unit)?;
-        let (extents, blocks) = &mut self.withheld[at];
+    /// Withholds free blocks in one piece, whole units of them, `most` at most, of the drive that has most blocks if it can;
+    /// `None` when no free range has a unit, and no drive many smaller ones.
+    pub fn withhold(&mut self, most: u32, unit: u32) -> Option<(u8, Extent)> {
+        let mut largest_first: Vec<usize> = (0..self.spaces.len()).collect();
+        largest_first.sort_by_key(|&drive| Reverse(self.blocks_at(drive)));
+        let in_units =
+            largest_first.iter().find_map(|&drive| Some((drive, self.spaces[drive].take_end(most, unit)?)));
+        let (drive, extent) = in_units.or_else(|| {
+            let mut scattered = largest_first
+                .into_iter()
+                .filter(|&drive| self.spaces[drive].free_blocks() > FREE_IN_PIECES_MAX * u64::from(unit));
+            let drive = scattered.next()?;
+            Some((drive, self.spaces[drive].take_end(most, 1)?))
+        })?;
+        let (extents, blocks) = &mut self.withheld[drive];
         extents.push(extent);
         *blocks += extent.blocks;
-        Some(extent)
+        Some((u8::try_from(drive).ok()?, extent))
     }
 
     /// Blocks of a drive that were withheld last, or the first `most` of them.

@@ -3,6 +3,9 @@
 //! Promises: what is kept is not evicted until it is let go of; a chunk is kept together with all that it continues, since
 //! that cannot be evicted before it, and all of them count; no more are kept than the caller says. What is dropped or
 //! cleared is kept no more. Nothing of it survives a restart.
+//!
+//! What a kept chunk continues may come to be without being kept: it was let go of alone, or stored afterwards. It cannot
+//! be evicted either, and [`Catalog::keep_what_is_continued`] has it count.
 
 use super::Catalog;
 use super::table::{Mark, State};
@@ -62,6 +65,29 @@ impl Catalog {
         (let_go, next)
     }
 
+    /// Keeps what kept chunks continue, of the `most` places from `from` on, whatever that takes. Gives the place to go on
+    /// from.
+    pub fn keep_what_is_continued(&mut self, from: u32, most: u32) -> Option<u32> {
+        self.each_listed(
+            from,
+            most,
+            |_| true,
+            |catalog, id| {
+                let is_there = |&id: &u32| {
+                    let chunk = &catalog.table[id];
+                    chunk.state == State::Committed && !chunk.has(Mark::IsKept)
+                };
+                if catalog.table[id].has(Mark::IsKept) {
+                    let parents = std::iter::successors(catalog.table.live_parent(id), |&id| {
+                        catalog.table.live_parent(id)
+                    });
+                    let parents: Vec<u32> = parents.take_while(is_there).collect();
+                    parents.into_iter().for_each(|id| catalog.mark_kept(id));
+                }
+            },
+        )
+    }
+
     /// Whether a chunk is kept.
     pub fn is_kept(&self, key: &ChunkKey) -> bool {
         self.find(key).is_some_and(|id| self.table[id].has(Mark::IsKept))
@@ -106,23 +132,24 @@ impl Catalog {
         if !is_whole || self.kept.blocks + blocks > blocks_max {
             return false;
         }
-        for id in chain {
-            self.kept.chunks += 1;
-            self.kept.blocks += self.table.extents(id).blocks();
-            let chunk = &mut self.table[id];
-            chunk.set(Mark::IsKept, true);
-            chunk.pins += 1;
-            self.order.set_aside(&mut self.table, id);
-        }
+        chain.into_iter().for_each(|id| self.mark_kept(id));
         true
+    }
+
+    fn mark_kept(&mut self, id: u32) {
+        self.kept.chunks += 1;
+        self.kept.blocks += self.table.extents(id).blocks();
+        let chunk = &mut self.table[id];
+        chunk.set(Mark::IsKept, true);
+        chunk.pins += 1;
+        self.order.set_aside(&mut self.table, id);
     }
 
     fn let_go_of(&mut self, id: u32) -> bool {
         let was_kept = self.table[id].has(Mark::IsKept);
-        self.keep_no_more(id);
-        let chunk = &self.table[id];
-        if was_kept && chunk.pins == 0 {
-            self.may_come_back(id);
+        if was_kept {
+            self.keep_no_more(id);
+            self.order.let_go(&mut self.table, id);
         }
         was_kept
     }

@@ -1,61 +1,53 @@
 //! Making a tier smaller and larger while it is used.
 //!
-//! Promises: what goes to make a drive smaller is what its policy says, and never what may not be evicted; so much at a time
-//! as the caller says. There are never more chunks than the catalog was made for.
+//! Promises: what goes to make it smaller is what its policy says, wherever that lies, and never what may not be evicted; so
+//! much at a time as the caller says. So no more goes than must, and drives are not always as much smaller as each other.
+//! There are never more chunks than the catalog was made for.
 
-use super::{AddressSpace, Catalog, Entry, Extent};
-
-/// So many times the unit may be free of a drive in smaller pieces, before those are withheld too: rather scattered
-/// pieces than the loss of all chunks.
-const FREE_IN_PIECES_MAX: u64 = 8;
+use super::{Catalog, Entry, Extent};
 
 /// What came of withholding blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Withheld {
-    /// These are withheld.
-    Blocks(Extent),
-    /// As many chunks went as may go at a time, and no room came of it yet.
-    NotYet,
-    /// Nothing that is left may go now.
-    Never,
+#[derive(Debug, Default)]
+pub struct Withheld {
+    /// What is withheld, and of which drive. [`Catalog::give_out`] takes it back from the end.
+    pub extents: Vec<(u8, Extent)>,
+    /// Whether no block is free, and nothing that is left may go now.
+    pub is_stuck: bool,
 }
 
 impl Catalog {
-    /// Withholds free blocks of a drive, at most `most_blocks`, in whole units if it can; evicts up to `most_chunks` chunks for
-    /// that, which are added to `removed`. Nothing is stored in what is withheld until it is given out.
+    /// Withholds free blocks, at most `blocks`, in whole units if it can; evicts up to `most_chunks` chunks for that, which
+    /// are added to `removed`. Nothing is stored in what is withheld until it is given out.
     pub fn withhold(
         &mut self,
-        drive: u8,
-        most_blocks: u32,
+        blocks: u32,
         unit: u32,
         most_chunks: usize,
         removed: &mut Vec<Entry>,
     ) -> Withheld {
-        let unit = unit.min(most_blocks);
         let evicted_max = removed.len() + most_chunks;
-        loop {
-            if let Some(extent) = self.drives.withhold(drive, most_blocks, unit) {
-                return Withheld::Blocks(extent);
-            }
-            let free = self.drives.spaces().get(usize::from(drive)).map_or(0, AddressSpace::free_blocks);
-            if free > FREE_IN_PIECES_MAX * u64::from(unit)
-                && let Some(extent) = self.drives.withhold(drive, most_blocks, 1)
-            {
-                return Withheld::Blocks(extent);
-            }
-            if removed.len() >= evicted_max {
-                return Withheld::NotYet;
-            }
-            match self.evict() {
-                Some(removal) => removed.push(removal),
-                None => {
-                    return self
-                        .drives
-                        .withhold(drive, most_blocks, 1)
-                        .map_or(Withheld::Never, Withheld::Blocks);
+        let mut withheld = Withheld::default();
+        let mut left = blocks;
+        while left > 0 {
+            let mut found = self.drives.withhold(left, unit.min(left));
+            if found.is_none() {
+                if removed.len() >= evicted_max {
+                    break;
                 }
+                if let Some(removal) = self.evict() {
+                    removed.push(removal);
+                    continue;
+                }
+                found = self.drives.withhold(left, 1);
             }
+            let Some((drive, extent)) = found else {
+                withheld.is_stuck = true;
+                break;
+            };
+            left -= extent.blocks;
+            withheld.extents.push((drive, extent));
         }
+        withheld
     }
 
     /// Blocks of a drive that were withheld, at most so many; `None` when none are.

@@ -2,7 +2,8 @@
 //!
 //! A prompt that is used is used from end to beginning, whatever the order of its chunks in memory: so its end is the older
 //! part, and goes first. A chunk whose turn comes before it may go is passed over to the recent end. One that is to be kept
-//! waits, and has just been used when it comes back.
+//! for long waits, and nobody passes over it. When it is let go of it has just been used, or if something hangs on it, it waits on
+//! and goes right after that.
 
 use super::Eviction;
 use super::ends_first::EndsFirst;
@@ -39,6 +40,11 @@ impl Eviction for Lru {
             // A piece lies in one queue.
             if !table[piece[0]].has(Mark::Waits) {
                 self.queue.renew(table, piece[piece.len() - 1], piece[0]);
+                return;
+            }
+            for &id in piece.iter().rev().filter(|&&id| !table[id].has(Mark::IsKept)).collect::<Vec<_>>() {
+                self.waiting.take(table, id);
+                self.queue.push_newest(table, id);
             }
         });
     }
@@ -67,9 +73,16 @@ impl Eviction for Lru {
         }
     }
 
+    fn let_go(&mut self, table: &mut Table, id: u32) {
+        if table[id].has(Mark::Waits) && table[id].may_go() {
+            self.waiting.take(table, id);
+            self.queue.push_newest(table, id);
+        }
+    }
+
     fn come_back(&mut self, table: &mut Table, id: u32) {
         self.waiting.take(table, id);
-        self.queue.push_newest(table, id);
+        self.queue.push_oldest(table, id);
     }
 
     fn first_to_go<'a>(&'a self, table: &'a Table) -> Box<dyn Iterator<Item = u32> + 'a> {

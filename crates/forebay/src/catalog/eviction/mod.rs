@@ -26,7 +26,7 @@ use std::fmt::Debug;
 
 pub(super) use queue::Links;
 
-use super::table::Table;
+use super::table::{Mark, Table};
 
 /// What is evicted first when a tier is full, of the chunks that nothing hangs on and nobody uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,6 +87,13 @@ pub(super) trait Eviction: Debug + Send + Sync {
 
     /// A chunk is to be kept for long: it waits from now on, unless it does.
     fn set_aside(&mut self, table: &mut Table, id: u32);
+
+    /// A chunk is to be kept no more. It comes back if it may go; else it waits for that.
+    fn let_go(&mut self, table: &mut Table, id: u32) {
+        if table[id].has(Mark::Waits) && table[id].may_go() {
+            self.come_back(table, id);
+        }
+    }
 
     /// A chunk that waits may go now.
     fn come_back(&mut self, table: &mut Table, id: u32);

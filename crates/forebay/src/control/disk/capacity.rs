@@ -1,7 +1,7 @@
 //! Making the disk tier larger and smaller while it is used.
 //!
-//! Promises: what is evicted for it is what goes first by the policy, so many chunks at a time, with all other calls between; no
-//! chunk that is in use goes. Space is given back to the file system only when the journal has that what was there is gone,
+//! Promises: what is evicted for it is what goes first by the policy, and no more than must, so many chunks at a time, with
+//! all other calls between; no chunk that is in use goes, and no more is pinned meanwhile than half of what will be. Space is given back to the file system only when the journal has that what was there is gone,
 //! and is used again only when the file system has given it. It ends: with success, or at the first thing that keeps it
 //! from going on, and then the capacity is what it had come to.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::pins::PINNED_ONE_OF;
 use super::recorder::{RECORD_PATIENCE, Recorded};
 use super::{DiskPlane, State};
-use crate::catalog::{AddressSpace, BLOCK_BYTES, Entry, Extent, Withheld};
+use crate::catalog::{AddressSpace, BLOCK_BYTES, Entry, Extent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{MutexGuard, now};
 use crate::tier::disk::resize::Resize;
@@ -21,6 +21,34 @@ const BLOCKS_AT_ONCE: u32 = 1 << 16;
 /// How long the journal is waited for, if it cannot be written, and how often it is tried meanwhile.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(20);
 const JOURNAL_PAUSE: Duration = Duration::from_millis(50);
+
+/// A capacity that is being changed, and that pins must have room in.
+struct Changing<'a> {
+    plane: &'a DiskPlane,
+    target_blocks: u64,
+}
+
+impl<'a> Changing<'a> {
+    fn begin(plane: &'a DiskPlane, target_blocks: u64) -> Result<Self> {
+        let mut state = plane.open_state()?;
+        let pinned_blocks = state.catalog.kept().blocks;
+        if pinned_blocks > target_blocks / PINNED_ONE_OF {
+            let message = format!(
+                "{} bytes are pinned, and no more than half of the capacity may be; unpin, or ask for more",
+                pinned_blocks * BLOCK_BYTES as u64
+            );
+            return Err(Error::new(ErrorKind::Argument, message));
+        }
+        state.target_blocks = Some(target_blocks);
+        Ok(Self { plane, target_blocks })
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.plane.shared.state.lock().target_blocks = None;
+    }
+}
 
 impl DiskPlane {
     /// Gives the tier so many bytes, all files together, as `max_local_disk_size` does at a start, until the next start. Says
@@ -41,65 +69,89 @@ impl DiskPlane {
         let Some(resize) = self.shared.directory.resize() else {
             return Err(Error::new(ErrorKind::Argument, "the capacity of this disk tier is fixed"));
         };
-        let targets = resize.blocks_for(capacity_bytes)?;
-        let pinned = self.shared.state.lock().catalog.kept().blocks;
-        if pinned * PINNED_ONE_OF > targets.iter().map(|(_, blocks)| u64::from(*blocks)).sum::<u64>() {
-            let message = format!(
-                "{} bytes are pinned, and no more than half of the capacity may be; unpin, or ask for more",
-                pinned * BLOCK_BYTES as u64
-            );
-            return Err(Error::new(ErrorKind::Argument, message));
-        }
-        let blocks_of = |drive: u8| self.shared.state.lock().catalog.space().blocks_of(drive);
-        if targets.iter().any(|&(drive, target)| target > blocks_of(drive)) {
-            resize.check_room(&targets)?;
-        }
-        for &(drive, target) in &targets {
-            while target < blocks_of(drive) {
-                self.shrink(resize, drive, blocks_of(drive) - target)?;
-            }
-            while target > blocks_of(drive) {
-                self.grow(resize, drive, target - blocks_of(drive))?;
+        let shares = resize.blocks_for(capacity_bytes)?;
+        let changing = Changing::begin(self, shares.iter().map(|(_, blocks)| u64::from(*blocks)).sum())?;
+        let changed = self.change_to(changing.target_blocks, resize, &shares);
+        let now_bytes = self.blocks() * BLOCK_BYTES as u64;
+        match &changed {
+            Ok(()) => tracing::info!(capacity_bytes, now_bytes, "the capacity of the disk was changed"),
+            Err(error) => {
+                tracing::warn!(%error, capacity_bytes, now_bytes, "the capacity of the disk was not changed, or not all the way");
             }
         }
-        let now_bytes = self.shared.state.lock().catalog.space().blocks() * BLOCK_BYTES as u64;
-        tracing::info!(capacity_bytes, now_bytes, "the capacity of the disk was changed");
-        Ok(now_bytes)
+        changed.map(|()| now_bytes)
     }
 
-    /// Takes up to so many blocks away from a drive.
-    fn shrink(&self, resize: &Resize, drive: u8, blocks: u32) -> Result<()> {
-        let mut removed = Vec::new();
-        let blocks = blocks.min(BLOCKS_AT_ONCE);
-        let (withheld, recorded) = {
-            // Nobody is to see what is planned while it is not made to the end.
-            let _planner = self.shared.planner.lock();
-            let mut state = self.open_state()?;
-            let unit = resize.unit_blocks();
-            let withheld = state.catalog.withhold(drive, blocks, unit, EVICTED_AT_ONCE, &mut removed);
-            (withheld, self.note_gone(&mut state, removed))
-        };
-        if !recorded {
-            self.wait_for_journal()?;
+    fn change_to(&self, target_blocks: u64, resize: &Resize, shares: &[(u8, u32)]) -> Result<()> {
+        let at_once = |blocks: u64| u32::try_from(blocks).unwrap_or(u32::MAX).min(BLOCKS_AT_ONCE);
+        if self.blocks() < target_blocks {
+            resize.check_room(shares)?;
         }
-        match withheld {
-            Withheld::Blocks(extent) => resize.give_back(drive, extent),
-            Withheld::NotYet => {}
-            Withheld::Never => {
-                let now_bytes = self.shared.state.lock().catalog.space().blocks() * BLOCK_BYTES as u64;
-                let message = format!(
-                    "all chunks that are left are in use, or hang together with those; the capacity is {now_bytes} bytes \
-                     now; try again"
-                );
-                return Err(Error::new(ErrorKind::NoSpace, message));
+        while let Some(blocks @ 1..) = self.blocks().checked_sub(target_blocks) {
+            self.shrink(resize, at_once(blocks))?;
+        }
+        for &(drive, share) in shares {
+            // One that lost less than its part before may have more than its share, and the others less.
+            while let Some(blocks @ 1..) = share.checked_sub(self.blocks_of(drive))
+                && let Some(left @ 1..) = target_blocks.checked_sub(self.blocks())
+            {
+                self.grow(resize, drive, at_once(left).min(blocks))?;
             }
         }
         Ok(())
     }
 
+    fn blocks(&self) -> u64 {
+        self.shared.state.lock().catalog.space().blocks()
+    }
+
+    fn blocks_of(&self, drive: u8) -> u32 {
+        self.shared.state.lock().catalog.space().blocks_of(drive)
+    }
+
+    /// Takes up to so many blocks away, from wherever they come free.
+    fn shrink(&self, resize: &Resize, blocks: u32) -> Result<()> {
+        let mut removed = Vec::new();
+        let (withheld, recorded) = {
+            // Nobody is to see what is planned while it is not made to the end.
+            let _planner = self.shared.planner.lock();
+            let mut state = self.open_state()?;
+            let withheld =
+                state.catalog.withhold(blocks, resize.unit_blocks(), EVICTED_AT_ONCE, &mut removed);
+            (withheld, self.note_gone(&mut state, removed))
+        };
+        let mut done = 0;
+        let mut give_back = || -> Result<()> {
+            if !recorded {
+                self.wait_for_journal()?;
+            }
+            for (drive, extent) in &withheld.extents {
+                resize.give_back(*drive, *extent)?;
+                done += 1;
+            }
+            Ok(())
+        };
+        if let Err(error) = give_back() {
+            // What still has its space is not to be forgotten: it is the tier's again.
+            let mut state = self.shared.state.lock();
+            for (drive, extent) in withheld.extents[done..].iter().rev() {
+                state.catalog.give_out(*drive, *extent);
+            }
+            return Err(error);
+        }
+        if withheld.is_stuck && withheld.extents.is_empty() {
+            let now_bytes = self.blocks() * BLOCK_BYTES as u64;
+            let message = format!(
+                "all chunks that are left are in use, or hang together with those; the capacity is {now_bytes} bytes \
+                 now; try again"
+            );
+            return Err(Error::new(ErrorKind::NoSpace, message));
+        }
+        Ok(())
+    }
+
     /// Gives up to so many blocks to a drive.
-    fn grow(&self, resize: &Resize, drive: u8, blocks: u32) -> Result<()> {
-        let most = blocks.min(BLOCKS_AT_ONCE);
+    fn grow(&self, resize: &Resize, drive: u8, most: u32) -> Result<()> {
         let (withheld, end) = {
             let state = self.open_state()?;
             let space = state.catalog.space().spaces();

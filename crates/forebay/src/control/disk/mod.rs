@@ -95,6 +95,8 @@ pub(super) struct State {
     journal_records: u64,
     queue: Queue,
     dirty: bool,
+    /// The blocks that there are to be for chunks, while that is being changed.
+    target_blocks: Option<u64>,
     /// Segments before the one that is written: what they have is to survive a power loss too, when it is next seen to.
     unsynced: Vec<u64>,
 }
@@ -199,6 +201,7 @@ impl DiskPlane {
             journal_records,
             queue: Queue::default(),
             dirty: false,
+            target_blocks: None,
             unsynced,
         };
         let shared = Arc::new(Shared {

@@ -3,7 +3,7 @@
 //! Promises: at most half of the capacity is pinned, so the cache goes on; a few chunks are looked at, then all other calls have
 //! their turn. What comes later is not pinned, and a restart knows of no pins.
 
-use super::DiskPlane;
+use super::{DiskPlane, State};
 use crate::catalog::NamespaceId;
 use crate::error::Result;
 use crate::key::ChunkKey;
@@ -43,30 +43,35 @@ pub struct Pinned {
     pub left_out: u64,
 }
 
+/// Blocks that may be pinned: of the capacity that is, or that will be soon.
+fn pinned_max_blocks(state: &State) -> u64 {
+    let blocks = state.catalog.space().blocks();
+    state.target_blocks.map_or(blocks, |target| target.min(blocks)) / PINNED_ONE_OF
+}
+
 impl DiskPlane {
     /// Keeps chunks from being evicted, each with those it continues.
     pub(in super::super) fn pin(&self, which: Pinning<'_>) -> Result<Pinned> {
+        self.pin_what_is_continued()?;
         let mut pinned = Pinned::default();
         if let Pinning::Keys(keys) = which {
             for keys in keys.chunks(LOOKED_AT_ONCE as usize) {
                 let mut state = self.open_state()?;
-                let most = state.catalog.space().blocks() / PINNED_ONE_OF;
+                let most = pinned_max_blocks(&state);
                 let kept = keys.iter().filter(|key| state.catalog.keep(key, most)).count() as u64;
                 pinned.chunks += kept;
                 pinned.left_out += keys.len() as u64 - kept;
             }
             return Ok(pinned);
         }
-        let mut from = Some(0);
-        while let Some(place) = from {
-            let mut state = self.open_state()?;
-            let most = state.catalog.space().blocks() / PINNED_ONE_OF;
+        self.each_place(|state, from| {
+            let most = pinned_max_blocks(state);
             let (kept, left_out, next) =
-                state.catalog.keep_some(place, LOOKED_AT_ONCE, most, |key| which.is_meant(key));
+                state.catalog.keep_some(from, LOOKED_AT_ONCE, most, |key| which.is_meant(key));
             pinned.chunks += kept;
             pinned.left_out += left_out;
-            from = next;
-        }
+            next
+        })?;
         Ok(pinned)
     }
 
@@ -78,15 +83,29 @@ impl DiskPlane {
                 let mut state = self.open_state()?;
                 unpinned += keys.iter().filter(|key| state.catalog.let_go(key)).count() as u64;
             }
-            return Ok(unpinned);
+        } else {
+            self.each_place(|state, from| {
+                let (let_go, next) =
+                    state.catalog.let_some_go(from, LOOKED_AT_ONCE, |key| which.is_meant(key));
+                unpinned += let_go;
+                next
+            })?;
         }
+        self.pin_what_is_continued()?;
+        Ok(unpinned)
+    }
+
+    /// Has all count that cannot be evicted because of what is pinned.
+    fn pin_what_is_continued(&self) -> Result<()> {
+        self.each_place(|state, from| state.catalog.keep_what_is_continued(from, LOOKED_AT_ONCE))
+    }
+
+    /// Looks at all places of the catalog, a few at a time; `look` says where to go on.
+    fn each_place(&self, mut look: impl FnMut(&mut State, u32) -> Option<u32>) -> Result<()> {
         let mut from = Some(0);
         while let Some(place) = from {
-            let mut state = self.open_state()?;
-            let (let_go, next) = state.catalog.let_some_go(place, LOOKED_AT_ONCE, |key| which.is_meant(key));
-            unpinned += let_go;
-            from = next;
+            from = look(&mut *self.open_state()?, place);
         }
-        Ok(unpinned)
+        Ok(())
     }
 }

@@ -123,7 +123,7 @@ impl Directory {
             data_paths: members.list().iter().map(|member| (member.drive, data_path(&member.path))).collect(),
             epoch: stock.epoch,
             journal_records_max: division.journal_records_max,
-            resize: Some(Resize::of(settings.clone(), division, members.list())),
+            resize: Some(Resize::of(settings.clone(), division, members.list())?),
             locks: Mutex::new(members.into_locks()),
         };
         Ok(Opened { directory, stock })

@@ -3,15 +3,16 @@
 //! Promises: a capacity means what it means at a start: all files of all directories together, in even shares, of which the
 //! journal keeps what it was given then. What a drive is to have is refused, with what to do, where its file system has no
 //! room for it above the floor, or where it is less than two chunks. Nothing here changes what lies in blocks that were
-//! not named.
+//! not named; nor a file but those that were locked at the start, whatever is in their places by now.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::capacity::{Division, gib_up};
 use super::directory::{Settings, data_path};
@@ -25,14 +26,28 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Resize {
     settings: Settings,
     division: Division,
-    /// Each drive and its directory.
-    drives: Vec<(u8, PathBuf)>,
+    drives: Vec<Drive>,
+}
+
+#[derive(Debug)]
+struct Drive {
+    number: u8,
+    directory: PathBuf,
+    data: File,
 }
 
 impl Resize {
-    pub(super) fn of(settings: Settings, division: Division, members: &[Member]) -> Self {
-        let drives = members.iter().map(|member| (member.drive, member.path.clone())).collect();
-        Self { settings, division, drives }
+    /// # Errors
+    /// When a data file cannot be opened.
+    pub(super) fn of(settings: Settings, division: Division, members: &[Member]) -> Result<Self> {
+        let drive = |member: &Member| {
+            let path = data_path(&member.path);
+            let opened = OpenOptions::new().read(true).write(true).open(&path);
+            let data = opened.map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+            Ok(Drive { number: member.drive, directory: member.path.clone(), data })
+        };
+        let drives = members.iter().map(drive).collect::<Result<_>>()?;
+        Ok(Self { settings, division, drives })
     }
 
     /// Blocks that the largest chunk takes.
@@ -55,14 +70,14 @@ impl Resize {
         let count = self.drives.len() as u64;
         let least_blocks = 2 * u64::from(self.unit_blocks());
         let at_a_start = Division::of(&Settings { capacity_bytes, ..self.settings.clone() }).ok();
-        let of_drive = |&(drive, _): &(u8, PathBuf)| {
+        let of_drive = |&Drive { number: drive, .. }: &Drive| {
             let bytes = (capacity_bytes / count).checked_sub(self.besides_bytes(drive))?;
             let blocks = u32::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
             let blocks = at_a_start.map_or(blocks, |division| division.blocks(drive).min(blocks));
             (u64::from(blocks) >= least_blocks).then_some((drive, blocks))
         };
         self.drives.iter().map(of_drive).collect::<Option<Vec<_>>>().ok_or_else(|| {
-            let besides = self.drives.iter().map(|(drive, _)| self.besides_bytes(*drive)).max().unwrap_or(0);
+            let besides = self.drives.iter().map(|drive| self.besides_bytes(drive.number)).max().unwrap_or(0);
             let least_bytes = count * (besides + least_blocks * BLOCK_BYTES as u64);
             let message = format!(
                 "{capacity_bytes} bytes have no room for two chunks of {} bytes on each drive beside the journal that \
@@ -82,22 +97,24 @@ impl Resize {
         /// Of a file system.
         struct Needed<'a> {
             directory: &'a Path,
+            file: &'a File,
             more_bytes: u64,
             besides_bytes: u64,
         }
         let mut all: HashMap<u64, Needed<'_>> = HashMap::new();
-        for ((drive, directory), (_, blocks)) in self.drives.iter().zip(targets) {
-            let path = data_path(directory);
-            let looking = |error: io::Error| Error::io(format!("looking at {}", path.display()), error);
-            let data = fs::metadata(&path).map_err(looking)?;
+        for (Drive { number, directory, data: file }, (_, blocks)) in self.drives.iter().zip(targets) {
+            let looking = |error: io::Error| {
+                Error::io(format!("looking at the data file of {}", directory.display()), error)
+            };
+            let data = file.metadata().map_err(looking)?;
             let wanted_bytes = u64::from(*blocks) * BLOCK_BYTES as u64;
-            let needed =
-                all.entry(data.dev()).or_insert(Needed { directory, more_bytes: 0, besides_bytes: 0 });
+            let needed = Needed { directory, file, more_bytes: 0, besides_bytes: 0 };
+            let needed = all.entry(data.dev()).or_insert(needed);
             needed.more_bytes += wanted_bytes.saturating_sub(data.blocks() * 512);
-            needed.besides_bytes += self.besides_bytes(*drive);
+            needed.besides_bytes += self.besides_bytes(*number);
         }
-        for Needed { directory, more_bytes, besides_bytes } in all.into_values() {
-            let stat = statvfs(directory).map_err(|error| {
+        for Needed { directory, file, more_bytes, besides_bytes } in all.into_values() {
+            let stat = fstatvfs(file).map_err(|error| {
                 Error::io(format!("looking at the file system of {}", directory.display()), error)
             })?;
             let least_bytes = self.settings.min_free_bytes.saturating_add(besides_bytes);
@@ -115,29 +132,42 @@ impl Resize {
         Ok(())
     }
 
-    fn open(&self, drive: u8) -> io::Result<File> {
-        let directory = self.drives.iter().find(|(other, _)| *other == drive).map(|(_, path)| path);
-        let directory = directory.ok_or_else(|| io::Error::other("there is no such drive"))?;
-        OpenOptions::new().read(true).write(true).open(data_path(directory))
+    /// The data file of a drive, as long as it has a name.
+    fn data(&self, number: u8) -> io::Result<&File> {
+        let drive = self.drives.iter().find(|drive| drive.number == number);
+        let data = &drive.ok_or_else(|| io::Error::other("there is no such drive"))?.data;
+        if data.metadata()?.nlink() == 0 {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "its directory was removed"));
+        }
+        Ok(data)
     }
 
-    /// Takes the space of blocks of a data file, which is made longer for those past its end.
+    /// Takes the space of blocks of a data file, which is made longer for those past its end. On an error they have none,
+    /// as far as the file system lets it be taken back.
     ///
     /// # Errors
     /// The file system's.
     pub(crate) fn take(&self, drive: u8, extent: Extent) -> Result<()> {
         let take = || -> io::Result<()> {
-            let file = self.open(drive)?;
+            let file = self.data(drive)?;
             let end = extent.byte_start() + extent.byte_len() as u64;
-            let is_longer = end > file.metadata()?.len();
-            match fallocate(&file, FallocateFlags::empty(), extent.byte_start(), extent.byte_len() as u64) {
+            let end_before = file.metadata()?.len();
+            let is_longer = end > end_before;
+            match retry_on_intr(|| allocate(file, extent, FallocateFlags::empty())) {
                 Ok(()) => {}
-                Err(rustix::io::Errno::OPNOTSUPP) => {
+                Err(Errno::OPNOTSUPP) => {
                     if is_longer {
                         file.set_len(end)?;
                     }
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // A part of it may have been taken.
+                    let undone = if is_longer { file.set_len(end_before) } else { punch(file, extent) };
+                    if let Err(error) = undone {
+                        tracing::warn!(%error, drive, "space that was taken in vain is not given back");
+                    }
+                    return Err(error.into());
+                }
             }
             pass(Point::SpaceTaken);
             // What the journal will name is not to be past its end after a power loss.
@@ -146,17 +176,33 @@ impl Resize {
         take().map_err(|error| Error::io(format!("taking space for the data file of drive {drive}"), error))
     }
 
-    /// Gives the space of blocks that are nobody's back to the file system. Where it cannot take it, the file goes on
-    /// having it.
-    pub(crate) fn give_back(&self, drive: u8, extent: Extent) {
+    /// Gives the space of blocks that are nobody's back to the file system. Where that takes none back from within a file,
+    /// the file goes on having it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn give_back(&self, drive: u8, extent: Extent) -> Result<()> {
         pass(Point::SpaceToBeGivenBack);
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let punched = self
-            .open(drive)
-            .and_then(|file| Ok(fallocate(&file, flags, extent.byte_start(), extent.byte_len() as u64)?));
-        if let Err(error) = punched {
-            tracing::info!(%error, drive, "the file system does not take space back from within a file");
-        }
+        let punched = self.data(drive).and_then(|file| punch(file, extent));
+        punched.map_err(|error| {
+            Error::io(format!("giving space of the data file of drive {drive} back"), error)
+        })?;
         pass(Point::SpaceGivenBack);
+        Ok(())
+    }
+}
+
+fn allocate(file: &File, extent: Extent, flags: FallocateFlags) -> rustix::io::Result<()> {
+    fallocate(file, flags, extent.byte_start(), extent.byte_len() as u64)
+}
+
+fn punch(file: &File, extent: Extent) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match retry_on_intr(|| allocate(file, extent, flags)) {
+        Err(Errno::OPNOTSUPP) => {
+            tracing::info!("the file system does not take space back from within a file");
+            Ok(())
+        }
+        punched => Ok(punched?),
     }
 }

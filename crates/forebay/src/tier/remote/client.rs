@@ -6,6 +6,7 @@
 //! Assumes: requests are polled by this client's threads ([`Client::spawn`]), since connections live there.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -164,8 +165,7 @@ impl Client {
         let Some((capacity_bytes, Place::Directory(root))) = capacity_bytes.zip(Some(&place)) else {
             return Self::layered(objects, settings, place.to_string(), None);
         };
-        let kept = Arc::new(Kept::below(capacity_bytes, root.clone(), objects, settings.timeout / 2)?);
-        Self::layered(kept.clone(), settings, place.to_string(), Some(kept))
+        Self::layered(objects, settings, place.to_string(), Some((root.clone(), capacity_bytes)))
     }
 
     /// The store at `settings.url` without any layer: what [`Self::over`] is given when something stands between.
@@ -196,7 +196,7 @@ impl Client {
         inner: Arc<dyn Objects>,
         settings: &Settings,
         place: String,
-        kept: Option<Arc<Kept>>,
+        bound: Option<(PathBuf, u64)>,
     ) -> Result<Self> {
         for (is_zero, what) in [
             (settings.timeout.is_zero(), "a timeout"),
@@ -232,7 +232,14 @@ impl Client {
             longest_rest: settings.breaker_rest.saturating_mul(REST_GROWTH_MOST),
         };
         let breaker = Arc::new(Breaker::new(retry.clone(), plan));
-        let counted = Arc::new(Counted::new(breaker.clone()));
+        // Whoever waits for room has no request under way, and says nothing of the store.
+        let below =
+            |(root, capacity_bytes)| Kept::below(capacity_bytes, root, breaker.clone(), settings.timeout / 2);
+        let kept = bound.map(below).transpose()?.map(Arc::new);
+        let counted = Arc::new(Counted::new(match &kept {
+            Some(kept) => kept.clone(),
+            None => breaker.clone(),
+        }));
         Ok(Self {
             objects: counted.clone(),
             bare: inner,

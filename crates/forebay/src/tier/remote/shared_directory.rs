@@ -6,7 +6,7 @@
 //!
 //! `Kept` is a store in such a directory that has it trimmed as it grows. What it has written since the last trimming
 //! began to list the directory is bounded; what comes too fast waits for the next one, and is turned away when that
-//! takes too long. So one or two who write to a directory never pass its capacity by more than an object each, however
+//! takes too long: outside all other layers, so that no request is under way meanwhile. So one or two who write to a directory never pass its capacity by more than an object each, however
 //! slow the listing is.
 //!
 //! Assumes: the clocks of those who write agree roughly, as far as the age of chunks is to be right; what can be
@@ -265,7 +265,7 @@ pub struct Trimmer {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    /// Told after each trimming, and at the end.
+    /// Told after each trimming, after each write, and at the end.
     trimmed: Notify,
 }
 
@@ -434,7 +434,7 @@ impl Kept {
                     state.written.under_way += bytes;
                     return Room { kept: self, bytes };
                 }
-                // What is unseen is seen by the next one; what is under way asks for one when it ends.
+                // What is unseen is seen by the next one, and what is under way is unseen when it ends.
                 if state.written.unseen > 0 {
                     state.is_due = true;
                     shared.changed.notify_all();
@@ -464,6 +464,9 @@ impl Drop for Room<'_> {
             state.is_due = true;
             shared.changed.notify_all();
         }
+        drop(state);
+        // Who waits asks for a trimming now that there is something for it to see.
+        shared.trimmed.notify_waiters();
     }
 }
 
@@ -699,6 +702,15 @@ mod tests {
         assert_eq!(put("f", 6).await, Err(Fault::NoRoom));
         a_trimming(&kept)();
         put("f", 6).await.unwrap();
+        // Who waited for what was under way has a trimming asked for when that ends, though it was no step.
+        a_trimming(&kept)();
+        let under_way = kept.room(1).await;
+        let mut waiting = pin!(kept.room(20));
+        assert!(timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+        kept.trimmer.shared.state.lock().is_due = false;
+        drop(under_way);
+        assert!(timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+        assert!(kept.trimmer.shared.state.lock().is_due);
     }
 
     #[tokio::test]
