@@ -30,7 +30,8 @@ pub(crate) struct CapacityArgs {
 const HELP: &str = "\
 The token that http_token names is taken from the variable FOREBAY_HTTP_TOKEN. It holds until the next start: put it into the
 configuration too (max_local_disk_size). What does not fit any more is evicted, never what is in use; what is in use for
-now makes it fail, and it says how far it came.
+now makes it fail, and it says how far it came. What takes longer than 20 seconds goes on by itself, with exit code 2; the
+cache's log says what came of it.
 
 Exit code: 0, or 2 if it could not be done.";
 

@@ -21,7 +21,7 @@ use crate::http::Address;
 
 /// The variable that has the token, which is that of the key `http_token`.
 const TOKEN_VARIABLE: &str = "FOREBAY_HTTP_TOKEN";
-/// A server lets go of a connection before.
+/// A server answers before.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Take all chunks out of a cache, or those of a namespace
@@ -111,6 +111,13 @@ pub(crate) fn change(address: &Address, path: &str) -> Result<serde_json::Value>
         return Err(Error::new(ErrorKind::Argument, message));
     }
     let answer = address.post(path, &token, PATIENCE)?;
+    if answer.status == 202 {
+        let message = format!(
+            "{address} has begun, and goes on by itself; `forebay top {address}` shows how far it is, and the cache's log what \
+             came of it"
+        );
+        return Err(Error::new(ErrorKind::Io, message));
+    }
     if answer.status != 200 {
         return Err(Error::new(ErrorKind::Argument, format!("{address} refuses: {}", answer.said())));
     }

@@ -48,8 +48,8 @@ left over of writes that were interrupted an hour ago or more.
 With --json, one object (sizes in bytes):
   directory, dry_run
   kept_chunks, kept_bytes         what stays
-  dropped                         how many chunks go, by reason: drive lost, written over, past the end, trailer,
-                                  other chunk, generation, truncated, unreadable
+  dropped                         how many chunks go, by reason: drive lost, written over, past the end, too many,
+                                  trailer, other chunk, generation, truncated, unreadable
   dropped_bytes                   what they took of the data files
   rebuilt, interrupted_records    why the chunks had to be found by their trailers, or null; what was passed over in the journal
   files, files_bytes              files that go, and what they take

@@ -57,7 +57,11 @@ pub(crate) fn pin(args: &PinArgs, out: &mut dyn Write) -> Result<()> {
     let words = match left_out {
         0 => format!("{} pinned", count(pinned, "chunk")),
         _ => {
-            format!("{} pinned, {left_out} left out: half of the capacity is pinned", count(pinned, "chunk"))
+            format!(
+                "{} pinned, {left_out} left out, for which half of the capacity has no room, or which continue what is \
+                 being stored",
+                count(pinned, "chunk")
+            )
         }
     };
     say(out, args.json, &done, &words)

@@ -66,7 +66,9 @@ impl Watched for Weak<forebay::Cache> {
     }
 
     fn set_disk_capacity(&self, capacity_bytes: u64) -> Option<forebay::Result<u64>> {
-        Some(self.upgrade()?.set_disk_capacity(capacity_bytes))
+        // It takes its time, and whoever closes the cache meanwhile is not to wait for that.
+        let control = self.upgrade()?.control();
+        Some(control.set_disk_capacity(capacity_bytes))
     }
 }
 

@@ -46,6 +46,8 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a connection may last, whatever it does. Browsers and Prometheus make another one without a word.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an answer waits for what was asked for: the connection lasts longer.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(20);
 /// The most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// What the page may load: itself.
@@ -286,7 +288,12 @@ async fn change<T: Send + 'static>(
         Err(wrong) => return (StatusCode::BAD_REQUEST, format!("{wrong}\n")).into_response(),
     };
     // It takes locks, and its time: not on the thread that answers everybody.
-    let done = tokio::task::spawn_blocking(move || act(&*shared.watched, asked)).await;
+    let acting = tokio::task::spawn_blocking(move || act(&*shared.watched, asked));
+    let Ok(done) = tokio::time::timeout(CHANGE_PATIENCE, acting).await else {
+        // It goes on without anybody who waits.
+        tracing::info!("a request to {what} was granted over HTTP, and takes its time");
+        return (StatusCode::ACCEPTED, axum::Json(serde_json::json!({ "under_way": true }))).into_response();
+    };
     match done.ok().flatten() {
         Some(Ok(said)) => {
             tracing::info!(%said, "a request to {what} was granted over HTTP");

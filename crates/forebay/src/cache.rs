@@ -166,6 +166,11 @@ impl Cache {
         self.control.events()
     }
 
+    /// What decides for it. Held, it keeps neither the cache open nor its directories owned.
+    pub fn control(&self) -> Arc<ControlPlane> {
+        Arc::clone(&self.control)
+    }
+
     /// Keeps chunks on disk from being evicted until they are unpinned; says how many are. See [`ControlPlane::pin`].
     ///
     /// # Errors
