@@ -4,7 +4,7 @@ VENV := .venv/bin
 # For maturin, which installs into the environment that is active.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo demo-remote test test-rust test-python lint fmt book models miri tsan fuzz fuzz-python kills soak bench-peers bench-peers-robustness setup native model clean
+.PHONY: wheel demo demo-remote test test-rust test-python lint fmt book models miri tsan fuzz fuzz-python kills soak bench-peers bench-peers-robustness setup native model clean
 
 demo: setup model
 	$(VENV)/maturin develop --quiet --release
@@ -39,6 +39,14 @@ fmt:
 book:
 	@command -v mdbook >/dev/null || { echo "mdbook is not there; install it: cargo install mdbook --locked" >&2; exit 1; }
 	mdbook build
+
+# The wheel that others install, for CPython 3.11 and newer on machines with glibc 2.28 or newer, and the sdist. They go to
+# target/wheels. zig compiles and links against a C library older than this machine's.
+wheel:
+	python3 -m venv target/wheel-venv
+	target/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement python/requirements-wheel.txt
+	rm -rf target/wheels
+	PATH="$(CURDIR)/target/wheel-venv/bin:$$PATH" VIRTUAL_ENV= target/wheel-venv/bin/maturin build --release --locked --zig --compatibility manylinux_2_28 --sdist --out target/wheels
 
 # Threads in one order after another (docs/MODELS.md): so many times the orders that each model asks for, from a seed.
 MODELS_TIMES ?= 1
