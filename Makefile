@@ -46,7 +46,8 @@ wheel:
 	python3 -m venv target/wheel-venv
 	target/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement python/requirements-wheel.txt
 	rm -rf target/wheels
-	PATH="$(CURDIR)/target/wheel-venv/bin:$$PATH" VIRTUAL_ENV= target/wheel-venv/bin/maturin build --release --locked --zig --compatibility manylinux_2_28 --sdist --out target/wheels
+	target/wheel-venv/bin/maturin sdist --out target/wheels
+	PATH="$(CURDIR)/target/wheel-venv/bin:$$PATH" VIRTUAL_ENV= target/wheel-venv/bin/maturin build --release --locked --zig --compatibility manylinux_2_28 --out target/wheels
 
 # Threads in one order after another (docs/MODELS.md): so many times the orders that each model asks for, from a seed.
 MODELS_TIMES ?= 1
