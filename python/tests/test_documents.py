@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
@@ -63,3 +64,10 @@ def test_all_is_of_one_version() -> None:
     assert headings and "Unreleased" not in headings[1:], "what is not released stands first"
     if releases:
         assert releases[0] == workspace["version"]
+
+
+def test_every_mistake_that_a_simulator_is_to_find_can_still_be_made() -> None:
+    patches = sorted((ROOT / "crates").glob("*/mutants/*.patch"))
+    assert len(patches) > 70
+    stale = [patch for patch in patches if subprocess.run(["git", "apply", "--check", patch], cwd=ROOT).returncode]
+    assert not stale
