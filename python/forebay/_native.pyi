@@ -155,10 +155,10 @@ class Cache:
     def events(self) -> Events:
         """What comes onto a tier and what leaves it from now on."""
     def pin(self, keys: Sequence[bytes] | None = None, namespace: Namespace | None = None) -> tuple[int, int]:
-        """Keeps chunks on disk from being evicted until they are unpinned: these, those of a namespace, or all there are.
-        Each is pinned together with those it continues. Half of the capacity may be pinned. Says how many of the chunks
-        asked for are pinned now, and how many are not: not there, or without room. What is stored later is not
-        pinned, and a restart knows of no pins."""
+        """Keeps chunks on disk from being evicted until they are unpinned: these, those of a namespace, or all.
+        Each is pinned together with those it continues. Half of the capacity may be pinned. Says how many of the
+        chunks asked for are pinned now, and how many are not: not there, or without room. What is stored later is
+        not pinned, and a restart knows of no pins."""
     def unpin(self, keys: Sequence[bytes] | None = None, namespace: Namespace | None = None) -> int:
         """Lets chunks be evicted again: these, those of a namespace, or all; says how many were pinned. What they
         continue stays pinned."""
@@ -217,10 +217,10 @@ class ControlPlane:
     def events(self) -> Events:
         """What comes onto a tier and what leaves it from now on."""
     def pin(self, keys: Sequence[bytes] | None = None, namespace: Namespace | None = None) -> tuple[int, int]:
-        """Keeps chunks on disk from being evicted until they are unpinned: these, those of a namespace, or all there are.
-        Each is pinned together with those it continues. Half of the capacity may be pinned. Says how many of the chunks
-        asked for are pinned now, and how many are not: not there, or without room. What is stored later is not
-        pinned, and a restart knows of no pins."""
+        """Keeps chunks on disk from being evicted until they are unpinned: these, those of a namespace, or all.
+        Each is pinned together with those it continues. Half of the capacity may be pinned. Says how many of the
+        chunks asked for are pinned now, and how many are not: not there, or without room. What is stored later is
+        not pinned, and a restart knows of no pins."""
     def unpin(self, keys: Sequence[bytes] | None = None, namespace: Namespace | None = None) -> int:
         """Lets chunks be evicted again: these, those of a namespace, or all; says how many were pinned. What they
         continue stays pinned."""
