@@ -71,7 +71,8 @@ mod otlp {
         let tracer = provider.tracer("forebay");
         let _ = PROVIDER.set(provider);
         // What sends them has spans and lines of its own.
-        let ours = Targets::new().with_target("forebay", Level::DEBUG);
+        let ours =
+            Targets::new().with_target("forebay", Level::DEBUG).with_target("forebay::chunk", Level::TRACE);
         Some(tracing_opentelemetry::layer().with_tracer(tracer).with_filter(ours))
     }
 

@@ -66,6 +66,8 @@ impl std::hash::Hash for ChunkKey {
     }
 }
 
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 impl fmt::Debug for ChunkKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ChunkKey({self})")
@@ -74,7 +76,13 @@ impl fmt::Debug for ChunkKey {
 
 impl fmt::Display for ChunkKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // In one piece: it stands in every line that tells of a chunk.
+        let mut text = [0; 2 * KEY_BYTES];
+        for (digits, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            digits[0] = HEX_DIGITS[usize::from(byte >> 4)];
+            digits[1] = HEX_DIGITS[usize::from(byte & 15)];
+        }
+        f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

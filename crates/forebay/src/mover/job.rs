@@ -51,6 +51,7 @@ impl Open {
             let way = std::mem::replace(&mut self.way, Span::none()).entered();
             way.record("outcome", verdict.as_ref().map_or_else(Reason::code, |()| "done"));
             answer(plan, verdict);
+            tracing::debug!(target: crate::CHUNK_TRACES, "it has ended");
         }
     }
 }

@@ -124,7 +124,7 @@ impl Shared {
         let Some((job, lease)) = self.slot(job, Class::Load, self.load_patience) else { return };
         let Job { open, lent, .. } = job;
         let way = open.way();
-        tracing::debug!(target: crate::CHUNK_TRACES, parent: &way, "it has a slot");
+        tracing::trace!(target: crate::CHUNK_TRACES, parent: &way, "it has a slot");
         let over = Arc::new(AtomicBool::new(false));
         let asked = self.watch.add(Asked { lent, kept, open, _over: Over(Arc::clone(&over)) });
         let check = Check { hasher: trailer::payload_hasher(), sum: None };

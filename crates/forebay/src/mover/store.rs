@@ -89,10 +89,10 @@ impl Shared {
             way,
             shared: Arc::clone(self),
         });
-        tracing::debug!(target: crate::CHUNK_TRACES, parent: &storing.way, "it has a slot");
+        tracing::trace!(target: crate::CHUNK_TRACES, parent: &storing.way, "it has a slot");
         match storing.send(lease) {
             Ok(()) => {
-                tracing::debug!(target: crate::CHUNK_TRACES, parent: &storing.way, "all of it is with the device");
+                tracing::trace!(target: crate::CHUNK_TRACES, parent: &storing.way, "all of it is with the device");
             }
             Err(reason) => storing.fail(reason),
         }

@@ -321,7 +321,7 @@ impl DiskPlane {
             Recorded::Written => {
                 pass(Point::Committed);
                 drop(state);
-                tracing::debug!(target: crate::CHUNK_TRACES, "it is in the journal, and found from now on");
+                tracing::trace!(target: crate::CHUNK_TRACES, "it is in the journal, and found from now on");
                 Ok(record)
             }
             Recorded::Failed => Err(Reason::Journal),
