@@ -7,9 +7,11 @@ command -v cc >/dev/null || missing+=(build-essential)
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     missing+=(python3 python3-venv)
 fi
-# vLLM for CPUs is linked to the one, and compiles with the other.
+# vLLM for CPUs is linked to the first, and compiles with the others.
 python3 -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || missing+=(libnuma1)
 command -v g++ >/dev/null || missing+=(g++)
+python3 -c 'import pathlib, sysconfig; (pathlib.Path(sysconfig.get_path("include")) / "Python.h").stat()' 2>/dev/null ||
+    missing+=(python3-dev)
 # Tests start them.
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v openssl >/dev/null || missing+=(openssl)
