@@ -412,7 +412,39 @@ fn health(figures: &Figures, is_well: fn(&Health) -> bool) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Weak;
+    use std::sync::mpsc::channel;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_takes_its_time_is_answered_while_the_connection_lasts_and_goes_on() {
+        const { assert!(CHANGE_PATIENCE.as_secs() < CONNECTION_PATIENCE.as_secs()) };
+        let shared = Arc::new(Shared {
+            watched: Arc::new(Weak::<forebay::Cache>::new()),
+            started: SystemTime::UNIX_EPOCH,
+            is_local: true,
+            token: Some(digest("token")),
+            refusals: AtomicU64::new(0),
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer token"));
+        let (go_on, told_to) = channel::<()>();
+        let (tell, told) = channel();
+        let act = move |_: &dyn Watched, ()| {
+            told_to.recv().expect("it goes on");
+            tell.send(()).expect("somebody listens");
+            Some(Ok(serde_json::json!({})))
+        };
+        let changing =
+            tokio::spawn(async move { change(State(shared), &headers, "wait", Ok(()), act).await.status() });
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!changing.is_finished());
+        tokio::time::advance(CHANGE_PATIENCE).await;
+        assert_eq!(changing.await.expect("no panic"), StatusCode::ACCEPTED);
+        go_on.send(()).expect("it waits");
+        told.recv().expect("it was done all the same");
+    }
 
     #[test]
     fn only_names_of_this_machine_are_answered_to() {

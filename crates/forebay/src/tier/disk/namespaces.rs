@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::iter;
 use std::path::Path;
 
 use super::format_file::replace;
@@ -35,11 +36,20 @@ pub(super) fn describe(directory: &Path, namespace: &Namespace) -> Result<()> {
         return Ok(());
     }
     let fields = namespace.fields().into_iter().filter(|(name, _)| *name != "salt");
-    let shorten = |value: String| value.chars().take(FIELD_MAX_BYTES / 4).collect();
     known.insert(id, fields.map(|(name, value)| (name.to_owned(), shorten(value))).collect());
     let path = directory.join(NAMESPACES_FILE);
     let text = serde_json::to_string_pretty(&known).unwrap_or_default();
     replace(&path, text.as_bytes()).map_err(|error| Error::io(format!("writing {}", path.display()), error))
+}
+
+/// A field as it is noted. Of a long one the end tells more: it may be the path of a model.
+fn shorten(value: String) -> String {
+    let (most, count) = (FIELD_MAX_BYTES / 4, value.chars().count());
+    if count <= most {
+        value
+    } else {
+        iter::once('…').chain(value.chars().skip(count + 1 - most)).collect()
+    }
 }
 
 /// Bytes as hexadecimal digits.
@@ -49,4 +59,19 @@ pub fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_field_the_end_is_noted() {
+        assert_eq!(shorten("Qwen/Qwen3-0.6B".into()), "Qwen/Qwen3-0.6B");
+        let exact = "x".repeat(32);
+        assert_eq!(shorten(exact.clone()), exact);
+        let path = "/somewhere/far/below/models/smollm2-135m";
+        assert_eq!(shorten(path.into()), "…e/far/below/models/smollm2-135m");
+        assert!(shorten("😀".repeat(1000)).len() <= FIELD_MAX_BYTES);
+    }
 }
