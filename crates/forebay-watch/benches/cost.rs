@@ -17,10 +17,11 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-const CHUNK: usize = 2 << 20;
-const CHUNKS: usize = 128;
+/// Chunks of the first size are the worst there is; of the second, as `forebay bench` has them.
+const CHUNKS_MIB: [usize; 2] = [2, 8];
+const BATCH: usize = 256 << 20;
 const REPEATS: usize = 8;
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 27;
 const SCRAPE_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes that all stores read.
@@ -57,7 +58,7 @@ fn round(cache: &Cache, keys: &[ChunkKey], bytes: &Arc<Vec<u8>>, buffers: &[Arc<
         assert!(loaded.iter().all(|outcome| outcome.reason.is_none()), "{loaded:?}");
         cache.clear(None);
     }
-    let gb = (2 * REPEATS * CHUNKS * CHUNK) as f64 / 1e9;
+    let gb = (2 * REPEATS * BATCH) as f64 / 1e9;
     Speed { gb_per_s: gb / began.elapsed().as_secs_f64(), cpu_s_per_gb: (cpu_s() - cpu_before) / gb }
 }
 
@@ -70,12 +71,44 @@ fn get(server: &Server, path: &str) {
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{path}");
 }
 
+/// Has metrics and the page's figures asked for all the while.
+fn while_watched(cache: &Arc<Cache>, work: impl FnOnce() -> Speed) -> Speed {
+    let weak = Arc::downgrade(cache);
+    let server = Server::start(([127, 0, 0, 1], 0).into(), "", Arc::new(weak)).expect("a server");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                get(&server, "/metrics");
+                get(&server, "/api/now");
+                thread::park_timeout(SCRAPE_EVERY);
+            }
+        });
+        let speed = work();
+        over.store(true, Ordering::Relaxed);
+        scraper.thread().unpark();
+        speed
+    })
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
 fn main() {
+    let (level, handle) = reload::Layer::new(LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::sink).with_filter(level);
+    tracing_subscriber::registry().with(lines).init();
+
+    for mib in CHUNKS_MIB {
+        println!("chunks of {mib} MiB, {ROUNDS} rounds");
+        measure(mib << 20, |level| handle.modify(|now| *now = level).expect("there is a subscriber"));
+    }
+}
+
+fn measure(chunk: usize, set_level: impl Fn(LevelFilter)) {
+    let count = BATCH / chunk;
     let directory = tempfile::TempDir::new().expect("a directory");
     let config = Config::from_values([
         ("local_disk", Value::from(directory.path().join("kv").to_str().expect("text"))),
@@ -87,41 +120,28 @@ fn main() {
     ])
     .expect("a configuration")
     .config;
-    let (level, handle) = reload::Layer::new(LevelFilter::OFF);
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::sink).with_filter(level);
-    tracing_subscriber::registry().with(lines).init();
-
-    let cache = Arc::new(Cache::open(&config, CHUNK as u64, None).expect("a cache"));
-    let tokens: Vec<u32> = (0..u32::try_from(4 * CHUNKS).expect("small")).collect();
+    let cache = Arc::new(Cache::open(&config, chunk as u64, None).expect("a cache"));
+    let tokens: Vec<u32> = (0..u32::try_from(4 * count).expect("small")).collect();
     let keys = Namespace::of_model("cost").chunk_keys(&tokens, 4, &[]).expect("keys");
-    let bytes = Arc::new((0..CHUNK).map(|at| u8::try_from(at % 251).expect("small")).collect::<Vec<u8>>());
-    let buffers: Vec<_> = (0..CHUNKS).map(|_| Arc::new(Mutex::new(vec![0; CHUNK]))).collect();
+    let bytes = Arc::new((0..chunk).map(|at| u8::try_from(at % 251).expect("small")).collect::<Vec<u8>>());
+    let buffers: Vec<_> = (0..count).map(|_| Arc::new(Mutex::new(vec![0; chunk]))).collect();
 
     // The first time blocks of the drive are written costs more.
     round(&cache, &keys, &bytes, &buffers);
-    let (mut alone, mut watched, mut traced) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        alone.push(round(&cache, &keys, &bytes, &buffers));
-
-        let weak = Arc::downgrade(&cache);
-        let server = Server::start(([127, 0, 0, 1], 0).into(), "", Arc::new(weak)).expect("a server");
-        let over = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let scraper = scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    get(&server, "/metrics");
-                    get(&server, "/api/now");
-                    thread::park_timeout(SCRAPE_EVERY);
+    let [mut alone, mut watched, mut traced] = [const { Vec::new() }; 3];
+    for number in 0..ROUNDS {
+        // Each is as often the first, the second and the third: what comes later may be slower by that alone.
+        for turn in 0..3 {
+            match (number + turn) % 3 {
+                0 => alone.push(round(&cache, &keys, &bytes, &buffers)),
+                1 => watched.push(while_watched(&cache, || round(&cache, &keys, &bytes, &buffers))),
+                _ => {
+                    set_level(LevelFilter::DEBUG);
+                    traced.push(while_watched(&cache, || round(&cache, &keys, &bytes, &buffers)));
+                    set_level(LevelFilter::OFF);
                 }
-            });
-            watched.push(round(&cache, &keys, &bytes, &buffers));
-            handle.modify(|level| *level = LevelFilter::DEBUG).expect("there is a subscriber");
-            traced.push(round(&cache, &keys, &bytes, &buffers));
-            handle.modify(|level| *level = LevelFilter::OFF).expect("there is a subscriber");
-            over.store(true, Ordering::Relaxed);
-            scraper.thread().unpark();
-        });
-        drop(server);
+            }
+        }
     }
 
     let of = |speeds: &[Speed], what: fn(&Speed) -> f64| median(speeds.iter().map(what).collect());
