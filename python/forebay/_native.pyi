@@ -161,7 +161,7 @@ class Cache:
         not pinned, and a restart knows of no pins."""
     def unpin(self, keys: Sequence[bytes] | None = None, namespace: Namespace | None = None) -> int:
         """Lets chunks be evicted again: these, those of a namespace, or all; says how many were pinned. What they
-        continue stays pinned."""
+        continue stays pinned, and so does what others that are pinned continue."""
     def set_disk_capacity(self, capacity_bytes: int) -> int:
         """Gives the disk so many bytes, all files of all directories together, until the next start; says how many of
         them chunks may take then. What does not fit any more is evicted, never what is in use. An `Error` where that
@@ -223,7 +223,7 @@ class ControlPlane:
         not pinned, and a restart knows of no pins."""
     def unpin(self, keys: Sequence[bytes] | None = None, namespace: Namespace | None = None) -> int:
         """Lets chunks be evicted again: these, those of a namespace, or all; says how many were pinned. What they
-        continue stays pinned."""
+        continue stays pinned, and so does what others that are pinned continue."""
     def set_disk_capacity(self, capacity_bytes: int) -> int:
         """Gives the disk so many bytes, all files of all directories together, until the next start; says how many of
         them chunks may take then. What does not fit any more is evicted, never what is in use. An `Error` where that

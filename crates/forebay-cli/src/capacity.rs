@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use forebay::{Error, ErrorKind, Result};
+use forebay::{Error, Result};
 use serde_json::json;
 
-use crate::clear::change;
+use crate::change::change;
 use crate::figures::size;
 use crate::http::Address;
 use crate::sizes;
@@ -39,11 +39,7 @@ Exit code: 0, or 2 if it could not be done.";
 pub(crate) fn run(args: &CapacityArgs, out: &mut dyn Write) -> Result<()> {
     #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
     let gib = args.bytes as f64 / f64::from(1 << 30);
-    let done = change(&args.at, &format!("/api/capacity?disk_gib={gib}"))?;
-    let bytes = done["capacity_bytes"].as_u64().ok_or_else(|| {
-        let message = format!("what answers at {} is no cache of Forebay (http_listen)", args.at);
-        Error::new(ErrorKind::Format, message)
-    })?;
+    let bytes = change(&args.at, &format!("/api/capacity?disk_gib={gib}"))?.number("capacity_bytes")?;
     let written = if args.json {
         writeln!(out, "{}", json!({ "capacity_bytes": bytes }))
     } else {

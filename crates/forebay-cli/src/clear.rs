@@ -1,13 +1,8 @@
 //! `forebay clear`: takes all chunks out of a cache, or those of a namespace; of one that runs, over HTTP, or of a
 //! directory that is not in use.
-//!
-//! Promises: the token that a running cache asks for comes from the environment, never from the command line, where others
-//! see it, and is not shown.
 
-use std::env;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use forebay::catalog::NamespaceId;
 use forebay::tier::disk::lock::owner;
@@ -16,13 +11,9 @@ use forebay::tier::disk::upkeep::Unused;
 use forebay::{Error, ErrorKind, Result};
 use serde_json::json;
 
+use crate::change::change;
 use crate::figures::count;
 use crate::http::Address;
-
-/// The variable that has the token, which is that of the key `http_token`.
-const TOKEN_VARIABLE: &str = "FOREBAY_HTTP_TOKEN";
-/// A server answers before.
-const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Take all chunks out of a cache, or those of a namespace
 #[derive(Debug, clap::Args)]
@@ -91,35 +82,5 @@ fn at(address: &Address, namespace: Option<NamespaceId>) -> Result<u64> {
         Some(id) => format!("/api/clear?namespace={}", hex(&id)),
         None => "/api/clear".to_owned(),
     };
-    let done = change(address, &path)?;
-    done["cleared"].as_u64().ok_or_else(|| {
-        Error::new(
-            ErrorKind::Format,
-            format!("what answers at {address} is no cache of Forebay (http_listen)"),
-        )
-    })
-}
-
-/// Asks a cache that runs for a change, with the token; gives what it answers.
-pub(crate) fn change(address: &Address, path: &str) -> Result<serde_json::Value> {
-    let token = env::var(TOKEN_VARIABLE).unwrap_or_default();
-    // Anything else a server could not be told.
-    if token.is_empty() || !token.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        let what = if token.is_empty() { "is not set" } else { "has more in it than plain characters" };
-        let message =
-            format!("{TOKEN_VARIABLE} {what}; set it to the token that the cache has as http_token");
-        return Err(Error::new(ErrorKind::Argument, message));
-    }
-    let answer = address.post(path, &token, PATIENCE)?;
-    if answer.status == 202 {
-        let message = format!(
-            "{address} has begun, and goes on by itself; `forebay top {address}` shows how far it is, and the cache's log what \
-             came of it"
-        );
-        return Err(Error::new(ErrorKind::Io, message));
-    }
-    if answer.status != 200 {
-        return Err(Error::new(ErrorKind::Argument, format!("{address} refuses: {}", answer.said())));
-    }
-    Ok(serde_json::from_str(&answer.body).unwrap_or_default())
+    change(address, &path)?.number("cleared")
 }

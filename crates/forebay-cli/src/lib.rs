@@ -8,12 +8,13 @@
 //!
 //! One file or folder a command: `inspect`, `verify`, `top`, `clear`, `gc`, `pin` (with `unpin`), `capacity`, `config`,
 //! `replay`, `bench`, `doctor`; `help` has `completions` and `man`. The first two look at a directory through `directory`;
-//! `top` asks a cache through `http`; `replay`, `bench` and `doctor` work in a place of their own, made by `scratch`, and
-//! the first two drive chunks through a cache by `stream`. `figures` writes sizes and ages the way people read them; `log`
-//! is where log lines and traces go.
+//! `top` asks a cache that runs through `http`, and what changes one goes through `change`; `replay`, `bench` and `doctor`
+//! work in a place of their own, made by `scratch`, and the first two drive chunks through a cache by `stream`. `figures`
+//! writes sizes and ages the way people read them; `log` is where log lines and traces go.
 
 mod bench;
 mod capacity;
+mod change;
 mod clear;
 mod config;
 mod content;

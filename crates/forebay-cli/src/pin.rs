@@ -4,9 +4,10 @@ use std::io::Write;
 
 use forebay::catalog::NamespaceId;
 use forebay::tier::disk::namespaces::hex;
-use forebay::{Error, ErrorKind, Result};
+use forebay::{Error, Result};
 
-use crate::clear::{change, namespace};
+use crate::change::change;
+use crate::clear::namespace;
 use crate::figures::count;
 use crate::http::Address;
 
@@ -53,7 +54,7 @@ Exit code: 0, or 2 if it could not be done.";
 /// Runs `forebay pin`.
 pub(crate) fn pin(args: &PinArgs, out: &mut dyn Write) -> Result<()> {
     let done = change(&args.at, &format!("/api/pin?namespace={}", hex(&args.namespace)))?;
-    let (pinned, left_out) = (number(&args.at, &done, "pinned")?, number(&args.at, &done, "left_out")?);
+    let (pinned, left_out) = (done.number("pinned")?, done.number("left_out")?);
     let words = match left_out {
         0 => format!("{} pinned", count(pinned, "chunk")),
         _ => {
@@ -64,24 +65,15 @@ pub(crate) fn pin(args: &PinArgs, out: &mut dyn Write) -> Result<()> {
             )
         }
     };
-    say(out, args.json, &done, &words)
+    say(out, args.json, &done.said, &words)
 }
 
 /// Runs `forebay unpin`.
 pub(crate) fn unpin(args: &UnpinArgs, out: &mut dyn Write) -> Result<()> {
     let which = args.namespace.map_or_else(String::new, |id| format!("?namespace={}", hex(&id)));
     let done = change(&args.at, &format!("/api/unpin{which}"))?;
-    let words = format!("{} unpinned", count(number(&args.at, &done, "unpinned")?, "chunk"));
-    say(out, args.json, &done, &words)
-}
-
-fn number(address: &Address, done: &serde_json::Value, name: &str) -> Result<u64> {
-    done[name].as_u64().ok_or_else(|| {
-        Error::new(
-            ErrorKind::Format,
-            format!("what answers at {address} is no cache of Forebay (http_listen)"),
-        )
-    })
+    let words = format!("{} unpinned", count(done.number("unpinned")?, "chunk"));
+    say(out, args.json, &done.said, &words)
 }
 
 fn say(out: &mut dyn Write, json: bool, done: &serde_json::Value, words: &str) -> Result<()> {

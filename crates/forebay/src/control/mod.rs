@@ -525,7 +525,8 @@ impl ControlPlane {
         self.disk()?.pin(which)
     }
 
-    /// Lets chunks be evicted again, and not those that they continue; says how many were pinned.
+    /// Lets chunks be evicted again, but for those that others which are pinned continue, and not what they continue
+    /// themselves; says how many were pinned.
     ///
     /// # Errors
     /// As of [`Self::pin`].

@@ -1,9 +1,10 @@
 //! Making the disk tier larger and smaller while it is used.
 //!
 //! Promises: what is evicted for it is what goes first by the policy, and no more than must, so many chunks at a time, with
-//! all other calls between; no chunk that is in use goes, and no more is pinned meanwhile than half of what will be. Space is given back to the file system only when the journal has that what was there is gone,
-//! and is used again only when the file system has given it. It ends: with success, or at the first thing that keeps it
-//! from going on, and then the capacity is what it had come to.
+//! all other calls between; no chunk that is in use goes, and no more is pinned meanwhile than half of what will be. Space
+//! is given back to the file system only when the journal has that what was there is gone, and is used again only when the
+//! file system has given it. It ends: with success, or at the first thing that keeps it from going on, and then the
+//! capacity is what it had come to.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! How data files are made larger and smaller while a cache uses them.
 //!
-//! Promises: a capacity means what it means at a start: all files of all directories together, in even shares, of which the
-//! journal keeps what it was given then. What a drive is to have is refused, with what to do, where its file system has no
-//! room for it above the floor, or where it is less than two chunks. Nothing here changes what lies in blocks that were
-//! not named; nor a file but those that were locked at the start, whatever is in their places by now.
+//! Promises: a capacity means what it means at a start: all files of all directories together, of which the journal keeps
+//! what it was given then, and no directory is made larger than its even share. What a drive is to have is refused, with
+//! what to do, where its file system has no room for it above the floor, or where it is less than two chunks. Nothing here
+//! changes what lies in blocks that were not named; nor a file but those that were locked at the start, whatever is in
+//! their places by now.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
