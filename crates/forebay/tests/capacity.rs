@@ -1,10 +1,14 @@
 //! Another capacity while the cache is used: what does not fit goes in its order, what is in use stays, and no byte is
 //! wrong meanwhile.
 
+#[path = "support/forbidden.rs"]
+mod forbidden;
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use forbidden::forbid;
+use forebay::control::Pinning;
 use forebay::{Cache, ChunkKey, Config, ErrorKind, LoadStatus, Lookup, Value};
 use support::{
     Home, KIB, allocated_bytes, assert_nothing_leaked, bytes_of, config_with, count_right, load, prompt,
@@ -15,6 +19,9 @@ const CHUNK: usize = 60 * KIB;
 /// What such a chunk takes.
 const ROOM: u64 = 64 << 10;
 const MIB: u64 = 1 << 20;
+/// What `fallocate` is asked for when space is taken, and when it is given back.
+const TAKE: u32 = 0;
+const GIVE_BACK: u32 = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE).cast_unsigned();
 
 fn disk(cache: &Cache) -> forebay::control::DiskStats {
     cache.stats().control.disk
@@ -153,6 +160,116 @@ fn what_is_in_use_stays_and_it_says_how_far_it_came() {
     // Of a prompt the front stays.
     let left = usize::try_from(disk(&cache).chunks).unwrap();
     assert_eq!(cache.lookup(&mine).chunks(), left);
+}
+
+/// Another capacity, from a file system that refuses this of `fallocate`.
+fn set_where(cache: &Cache, mode: u32, errno: i32, bytes: u64) -> forebay::Result<u64> {
+    let refused = || {
+        forbid(libc::SYS_fallocate, Some(mode), errno);
+        cache.set_disk_capacity(bytes)
+    };
+    std::thread::scope(|scope| scope.spawn(refused).join().unwrap())
+}
+
+/// Fills the cache; gives the keys, all of which are there.
+fn filled(cache: &Cache, from: u32) -> Vec<ChunkKey> {
+    let chunks = u32::try_from(disk(cache).capacity_bytes / ROOM).unwrap();
+    let keys = singles(cache, from..from + chunks);
+    assert_eq!(count_right(cache, &keys, CHUNK), keys.len());
+    keys
+}
+
+#[test]
+fn where_no_space_is_taken_back_from_within_a_file_the_disk_is_smaller_all_the_same() {
+    let home = Home::new(CHUNK, 4, 24 * MIB);
+    let cache = home.open();
+    let (before, allocated) = (disk(&cache).capacity_bytes, allocated_bytes(home.directory.path()));
+    filled(&cache, 0);
+    let now = set_where(&cache, GIVE_BACK, libc::EOPNOTSUPP, 12 * MIB).unwrap();
+    assert_eq!((now, disk(&cache).capacity_bytes), (before - 12 * MIB, before - 12 * MIB));
+    assert!(disk(&cache).used_bytes <= now);
+    let keys = filled(&cache, 1000);
+    assert!(allocated_bytes(home.directory.path()) >= allocated - MIB, "the file goes on having it");
+    assert_eq!(cache.set_disk_capacity(24 * MIB).unwrap(), before);
+    assert_eq!(count_right(&cache, &keys, CHUNK), keys.len());
+    filled(&cache, 2000);
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn space_that_cannot_be_given_back_is_used_again() {
+    let home = Home::new(CHUNK, 4, 24 * MIB);
+    let cache = home.open();
+    let before = disk(&cache).capacity_bytes;
+    filled(&cache, 0);
+    let error = set_where(&cache, GIVE_BACK, libc::EIO, 12 * MIB).unwrap_err();
+    assert!(error.kind() == ErrorKind::Io && error.to_string().contains("back"), "{error}");
+    assert_eq!(disk(&cache).capacity_bytes, before);
+    // All of it.
+    let keys = filled(&cache, 1000);
+    // And once it can be, it is.
+    let now = cache.set_disk_capacity(12 * MIB).unwrap();
+    assert!(allocated_bytes(home.directory.path()) <= 12 * MIB);
+    let left = usize::try_from(disk(&cache).chunks).unwrap();
+    assert!(now - disk(&cache).used_bytes < 2 * ROOM);
+    assert_eq!(count_right(&cache, &keys[keys.len() - left..], CHUNK), left);
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn space_that_is_not_to_be_had_changes_nothing() {
+    let home = Home::new(CHUNK, 4, 12 * MIB);
+    let cache = home.open();
+    let keys = filled(&cache, 0);
+    let file_bytes = || std::fs::metadata(home.data()).unwrap().len();
+    let all = || (disk(&cache).capacity_bytes, file_bytes(), allocated_bytes(home.directory.path()));
+    let before = all();
+    // At its end, and of what it gave up before.
+    let error = set_where(&cache, TAKE, libc::ENOSPC, 24 * MIB).unwrap_err();
+    assert!(error.to_string().contains("taking space"), "{error}");
+    assert_eq!(all(), before);
+    cache.set_disk_capacity(8 * MIB).unwrap();
+    let smaller = all();
+    assert!(set_where(&cache, TAKE, libc::ENOSPC, 12 * MIB).is_err());
+    assert_eq!(all(), smaller);
+    let left = usize::try_from(disk(&cache).chunks).unwrap();
+    assert_eq!(count_right(&cache, &keys[keys.len() - left..], CHUNK), left);
+    assert!(cache.set_disk_capacity(24 * MIB).unwrap() > before.0);
+    filled(&cache, 1000);
+    assert_nothing_leaked(&cache);
+}
+
+#[test]
+fn pins_that_come_while_the_disk_becomes_smaller_have_half_of_what_it_will_be() {
+    const SMALL: u64 = 8 * MIB;
+    let home = Home::new(4 * KIB - 256, 4, 24 * MIB);
+    let cache = home.open();
+    let large = disk(&cache).capacity_bytes;
+    store_all(&cache, &prompt(2, 1), home.chunk_bytes);
+    let keys = prompt(1, usize::try_from(large / disk(&cache).used_bytes).unwrap() - 100);
+    let mut meanwhile = 0;
+    for _ in 0..10 {
+        cache.clear(None);
+        store_all(&cache, &keys, home.chunk_bytes);
+        let pinned_at = std::thread::scope(|scope| {
+            let pinning = scope.spawn(|| {
+                while disk(&cache).capacity_bytes == large {
+                    std::thread::yield_now();
+                }
+                cache.pin(Pinning::All).unwrap();
+                disk(&cache).capacity_bytes
+            });
+            cache.set_disk_capacity(SMALL).unwrap();
+            pinning.join().unwrap()
+        });
+        let stats = disk(&cache);
+        meanwhile += u32::from(pinned_at > stats.capacity_bytes);
+        assert!(stats.pinned_chunks > 0 && 2 * stats.pinned_bytes <= stats.capacity_bytes, "{stats:?}");
+        cache.unpin(Pinning::All).unwrap();
+        assert_eq!(cache.set_disk_capacity(24 * MIB).unwrap(), large);
+    }
+    assert!(meanwhile > 0, "none was pinned meanwhile");
+    assert_nothing_leaked(&cache);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Without `io_uring`: many containers forbid it, and everything has to work all the same.
 
+#[path = "support/forbidden.rs"]
+mod forbidden;
 mod support;
 
+use forbidden::forbid;
 use forebay::config::Config;
 use forebay::{Cache, ErrorKind, Value};
-use seccompiler::{SeccompAction, SeccompFilter};
 use support::{Home, KIB, assert_nothing_leaked, config_with, count_right, prompt, store_all};
 use tempfile::TempDir;
 
@@ -12,12 +14,7 @@ const CHUNK: usize = 64 * KIB;
 
 /// Forbids `io_uring` to this thread and those it starts, the way a container does.
 fn forbid_io_uring() {
-    let rules = [(libc::SYS_io_uring_setup, vec![])].into();
-    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let here = std::env::consts::ARCH.try_into().expect("a processor that seccomp knows");
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, here).expect("a sound filter");
-    let program: seccompiler::BpfProgram = filter.try_into().expect("a sound program");
-    seccompiler::apply_filter(&program).expect("a thread may restrict itself");
+    forbid(libc::SYS_io_uring_setup, None, libc::EPERM);
 }
 
 fn choosing(home: &TempDir, engine: &str) -> Config {
