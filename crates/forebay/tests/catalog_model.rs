@@ -92,7 +92,13 @@ enum Call {
     },
     /// Takes some of them out.
     Clear {
-        most: usize,
+        from: u32,
+        most: u32,
+        odd: bool,
+    },
+    /// Takes out all of some, so many places at a time.
+    ClearAll {
+        at_once: u32,
         odd: bool,
     },
     /// Makes drives smaller, one larger up to what it was, and one larger than that.
@@ -110,6 +116,11 @@ enum Call {
         blocks: u32,
     },
     Restart,
+}
+
+/// Which of two kinds a chunk is of, that are cleared each for itself.
+fn is_of(odd: bool, key: &ChunkKey) -> bool {
+    (key.as_bytes()[0] % 2 == 1) == odd
 }
 
 fn length() -> impl Strategy<Value = u32> {
@@ -142,7 +153,8 @@ fn call(honest: bool) -> impl Strategy<Value = Call> {
         1 => (1_u32..4, 0_u64..40).prop_map(|(at_once, blocks_max)| Call::KeepAll { at_once, blocks_max }),
         1 => (1_u32..4).prop_map(|at_once| Call::LetAllGo { at_once }),
         2 => (1_u32..4).prop_map(|at_once| Call::KeepWhole { at_once }),
-        1 => (0_usize..3, any::<bool>()).prop_map(|(most, odd)| Call::Clear { most, odd }),
+        3 => (0_u32..12, 0_u32..5, any::<bool>()).prop_map(|(from, most, odd)| Call::Clear { from, most, odd }),
+        1 => (1_u32..4, any::<bool>()).prop_map(|(at_once, odd)| Call::ClearAll { at_once, odd }),
         2 => (1_u32..12, 1_u32..5, 0_usize..4)
             .prop_map(|(blocks, unit, chunks)| Call::Withhold { blocks, unit, chunks }),
         2 => (pick(), 1_u32..12).prop_map(|(drive, blocks)| Call::GiveOut { drive, blocks }),
@@ -349,7 +361,10 @@ impl World {
                 assert_eq!(let_go, self.chunks.values().filter(|chunk| chunk.is_kept).count() as u64);
                 self.chunks.values_mut().for_each(|chunk| chunk.is_kept = false);
             }
-            Call::Clear { most, odd } => self.clear(most, odd),
+            Call::Clear { from, most, odd } => {
+                self.clear(from, most, odd);
+            }
+            Call::ClearAll { at_once, odd } => self.clear_all(at_once, odd),
             Call::KeepWhole { at_once } => self.keep_whole(at_once),
             Call::Withhold { blocks, unit, chunks } => self.withhold(blocks, unit, chunks),
             Call::GiveOut { drive, blocks } => {
@@ -614,20 +629,29 @@ impl World {
         }
     }
 
-    fn clear(&mut self, most: usize, odd: bool) {
-        let is_meant = |key: &ChunkKey| (key.as_bytes()[0] % 2 == 1) == odd;
-        let cleared = self.catalog.clear(most, is_meant);
-        assert!(cleared.len() <= most);
+    fn clear(&mut self, from: u32, most: u32, odd: bool) -> Option<u32> {
+        let (cleared, next) = self.catalog.clear_some(from, most, |key| is_of(odd, key));
+        assert!(cleared.len() <= most as usize);
         for entry in cleared {
             let Entry::Remove(key, generation) = entry else { panic!("what is cleared is removed") };
             assert_eq!(self.committed(key), Some(generation));
-            assert!(is_meant(&key));
+            assert!(is_of(odd, &key));
             let chunk = self.chunks.get_mut(&generation).expect("it is there");
             (chunk.state, chunk.is_kept) = (State::Dropped, false);
             if chunk.users == 0 {
                 self.remove(generation);
             }
         }
+        next
+    }
+
+    fn clear_all(&mut self, at_once: u32, odd: bool) {
+        let mut from = Some(0);
+        while let Some(place) = from {
+            from = self.clear(place, at_once, odd);
+        }
+        let mut left = self.catalog.committed();
+        assert!(left.all(|record| !is_of(odd, &record.key)), "none is left out");
     }
 
     fn is_refused(&mut self, ticket: Ticket) {

@@ -98,23 +98,6 @@ impl Catalog {
         self.kept
     }
 
-    fn each_listed(
-        &mut self,
-        from: u32,
-        most: u32,
-        which: impl Fn(&ChunkKey) -> bool,
-        mut act: impl FnMut(&mut Self, u32),
-    ) -> Option<u32> {
-        let end = self.table.places();
-        let next = from.saturating_add(most).min(end);
-        for id in from..next {
-            if self.table[id].state == State::Committed && which(&self.table[id].key) {
-                act(self, id);
-            }
-        }
-        (next < end).then_some(next)
-    }
-
     fn keep_id(&mut self, id: u32, blocks_max: u64) -> bool {
         let table = &self.table;
         if table[id].has(Mark::IsKept) {

@@ -355,22 +355,45 @@ impl Catalog {
         Some(removal)
     }
 
-    /// Takes out committed chunks that `which` says, at most so many at a time: they are found no more, and those that are
-    /// pinned keep their blocks until they are let go of. Gives the removals to record.
-    pub fn clear(&mut self, most: usize, which: impl Fn(&ChunkKey) -> bool) -> Vec<Entry> {
-        let is_meant = |id: &u32| self.table[*id].state == State::Committed && which(&self.table[*id].key);
-        let ids: Vec<u32> = self.order.first_to_go(&self.table).filter(is_meant).take(most).collect();
-        let clear = |id| {
-            self.counts.cleared += 1;
-            self.announce(id, Change::Removed(Cause::Cleared));
-            self.table[id].state = State::Dropped;
-            let removal = self.unlist(id);
-            if self.table[id].pins == 0 {
-                self.forget(id);
+    /// Takes out committed chunks that `which` says, a few at a time: of the `most` places from `from` on. They are found no
+    /// more, and those that are pinned keep their blocks until they are let go of. Gives the removals to record, and the
+    /// place to go on from.
+    pub fn clear_some(
+        &mut self,
+        from: u32,
+        most: u32,
+        which: impl Fn(&ChunkKey) -> bool,
+    ) -> (Vec<Entry>, Option<u32>) {
+        let mut removals = Vec::new();
+        let next = self.each_listed(from, most, which, |catalog, id| {
+            catalog.counts.cleared += 1;
+            catalog.announce(id, Change::Removed(Cause::Cleared));
+            catalog.table[id].state = State::Dropped;
+            removals.push(catalog.unlist(id));
+            if catalog.table[id].pins == 0 {
+                catalog.forget(id);
             }
-            removal
-        };
-        ids.into_iter().map(clear).collect()
+        });
+        (removals, next)
+    }
+
+    /// Calls `act` with the committed chunks that `which` says, of the `most` places from `from` on. Gives the place to go on
+    /// from.
+    fn each_listed(
+        &mut self,
+        from: u32,
+        most: u32,
+        which: impl Fn(&ChunkKey) -> bool,
+        mut act: impl FnMut(&mut Self, u32),
+    ) -> Option<u32> {
+        let end = self.table.places();
+        let next = from.saturating_add(most).min(end);
+        for id in from..next {
+            if self.table[id].state == State::Committed && which(&self.table[id].key) {
+                act(self, id);
+            }
+        }
+        (next < end).then_some(next)
     }
 
     /// Whether a chunk is there. Does not count as use.

@@ -193,7 +193,7 @@ impl MemoryPlane {
     /// Takes out all chunks, or those of a namespace; says how many. What is on its way to the tier behind gets there.
     pub(super) fn clear(&self, namespace: Option<NamespaceId>) -> u64 {
         let is_meant = |key: &ChunkKey| namespace.is_none_or(|id| key.namespace_id() == id);
-        self.state.lock().catalog.clear(usize::MAX, is_meant).len() as u64
+        self.state.lock().catalog.clear_some(0, u32::MAX, is_meant).0.len() as u64
     }
 
     /// The next chunk whose turn it is to go on. It counts as being carried until [`Self::settle`] or

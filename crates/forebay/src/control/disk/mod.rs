@@ -46,8 +46,8 @@ pub(super) struct DiskPlane {
     writer: Crew,
 }
 
-/// Chunks that are taken out before somebody else has a turn.
-const CLEARED_AT_ONCE: usize = 1024;
+/// Chunks that are looked at, of all that are there, before somebody else has a turn.
+const LOOKED_AT_ONCE: u32 = 1024;
 
 /// Gives milliseconds since 1970.
 pub(super) type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
@@ -380,23 +380,26 @@ impl DiskPlane {
         true
     }
 
-    /// Takes out all chunks, or those of a namespace; says how many. What is being written stays.
+    /// Takes out all chunks, or those of a namespace; says how many. What is being written stays, and so may what is
+    /// committed meanwhile.
     pub(super) fn clear(&self, namespace: Option<NamespaceId>) -> u64 {
+        let is_meant = |key: &ChunkKey| namespace.is_none_or(|id| key.namespace_id() == id);
         let mut cleared = 0;
-        loop {
+        let mut from = Some(0);
+        while let Some(place) = from {
             let _planner = self.shared.planner.lock();
             let mut state = self.shared.state.lock();
             if state.is_closed() {
-                return cleared;
+                break;
             }
-            let is_meant = |key: &ChunkKey| namespace.is_none_or(|id| key.namespace_id() == id);
-            let removals = state.catalog.clear(CLEARED_AT_ONCE, is_meant);
-            if removals.is_empty() {
-                return cleared;
-            }
+            let (removals, next) = state.catalog.clear_some(place, LOOKED_AT_ONCE, is_meant);
             cleared += removals.len() as u64;
-            self.shared.note_removals(&mut state, removals);
+            if !removals.is_empty() {
+                self.shared.note_removals(&mut state, removals);
+            }
+            from = next;
         }
+        cleared
     }
 
     /// Figures.

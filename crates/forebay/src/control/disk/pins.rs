@@ -3,13 +3,11 @@
 //! Promises: at most half of the capacity is pinned, so the cache goes on; a few chunks are looked at, then all other calls have
 //! their turn. What comes later is not pinned, and a restart knows of no pins.
 
-use super::{DiskPlane, State};
+use super::{DiskPlane, LOOKED_AT_ONCE, State};
 use crate::catalog::NamespaceId;
 use crate::error::Result;
 use crate::key::ChunkKey;
 
-/// Chunks that are looked at before somebody else has a turn.
-const LOOKED_AT_ONCE: u32 = 1024;
 /// One block of so many may be pinned.
 pub(super) const PINNED_ONE_OF: u64 = 2;
 

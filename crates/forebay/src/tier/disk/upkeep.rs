@@ -185,7 +185,7 @@ impl Unused {
     /// Opens it as a start does, takes out what `which` says, and writes a checkpoint of the rest; says how many it took out.
     fn leave(mut self, which: impl Fn(&ChunkKey) -> bool) -> Result<u64> {
         let Stock { mut catalog, journal, epoch, .. } = take_stock(&mut self, POLICY)?;
-        let removed = catalog.clear(usize::MAX, which).len() as u64;
+        let removed = catalog.clear_some(0, u32::MAX, which).0.len() as u64;
         // One that has records is no successor of a checkpoint that has them too.
         let segment =
             if journal.is_empty() { journal.segment() } else { journal.next_segment()()?.segment() };
