@@ -53,6 +53,8 @@ fn what_it_finds_is_what_other_commands_find() {
     let drive = finding(&examined, "the drive")["found"].as_str().unwrap();
     let read: f64 = drive.split(' ').next().unwrap().parse().unwrap();
     assert!(read > 0.0, "{drive}");
+    let see = finding(&examined, "the drive")["see"].as_str().unwrap();
+    assert!(see.contains("fio --name=drive ") && see.contains(r"/it'\''s a dir #1 "), "{see}");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left");
 
     // What it advises is a configuration.

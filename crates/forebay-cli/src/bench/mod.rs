@@ -140,6 +140,9 @@ pub(crate) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<bool> {
 pub(crate) struct DriveSpeed {
     pub(crate) read_gbps: f64,
     pub(crate) write_gbps: f64,
+    /// Reads under way at a time when it is read the fastest, and bytes of each.
+    pub(crate) read_depth: usize,
+    pub(crate) read_bytes: usize,
     /// Past the page cache.
     pub(crate) is_direct: bool,
 }
@@ -155,7 +158,13 @@ pub(crate) fn drive_speed(path: PathBuf, bytes: u64) -> Result<DriveSpeed> {
         Ok::<_, Error>(gb_per_s(chunks * EACH_BYTES as u64, pass.time.as_secs_f64()))
     };
     let (write_gbps, read_gbps) = (gbps(Direction::Write)?, gbps(Direction::Read)?);
-    Ok(DriveSpeed { read_gbps, write_gbps, is_direct: ceiling.direct })
+    Ok(DriveSpeed {
+        read_gbps,
+        write_gbps,
+        read_depth: ceiling.read_depth,
+        read_bytes: EACH_BYTES,
+        is_direct: ceiling.direct,
+    })
 }
 
 /// Chunks of a round, and their size.
