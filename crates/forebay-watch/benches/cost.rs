@@ -1,5 +1,6 @@
 //! What being watched costs: the same stores and loads by turns with nobody looking, with metrics and the page's figures
-//! asked for each second, and with every chunk traced besides and its lines written (to nowhere). Prints medians, and ratios. `TMPDIR` names the drive.
+//! asked for each second, and with chunks traced besides and their lines written (to nowhere). Prints medians of the ratios,
+//! and between what they are likely to be. `TMPDIR` names the drive.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -20,9 +21,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Chunks of the first size are the worst there is; of the second, as `forebay bench` has them.
 const CHUNKS_MIB: [usize; 2] = [2, 8];
 const BATCH: usize = 256 << 20;
+/// Rounds are of about a second, so that each is watched once, and what else the machine does falls on neighbours alike.
 const REPEATS: usize = 8;
-const ROUNDS: usize = 27;
+const ROUNDS: usize = 80;
 const SCRAPE_EVERY: Duration = Duration::from_secs(1);
+/// How it is watched, if it is, and from what level on lines are written.
+const WATCHES: [(&str, Option<LevelFilter>); 4] = [
+    ("alone", None),
+    ("watched", Some(LevelFilter::OFF)),
+    ("watched, a line for each chunk", Some(LevelFilter::DEBUG)),
+    ("watched, a span for each chunk, lines for all its steps", Some(LevelFilter::TRACE)),
+];
 
 /// Bytes that all stores read.
 struct Shared(Arc<Vec<u8>>);
@@ -72,15 +81,13 @@ fn get(server: &Server, path: &str) {
 }
 
 /// Has metrics and the page's figures asked for all the while.
-fn while_watched(cache: &Arc<Cache>, work: impl FnOnce() -> Speed) -> Speed {
-    let weak = Arc::downgrade(cache);
-    let server = Server::start(([127, 0, 0, 1], 0).into(), "", Arc::new(weak)).expect("a server");
+fn while_watched(server: &Server, work: impl FnOnce() -> Speed) -> Speed {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let scraper = scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                get(&server, "/metrics");
-                get(&server, "/api/now");
+                get(server, "/metrics");
+                get(server, "/api/now");
                 thread::park_timeout(SCRAPE_EVERY);
             }
         });
@@ -94,6 +101,20 @@ fn while_watched(cache: &Arc<Cache>, work: impl FnOnce() -> Speed) -> Speed {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// The median, and between what the median of many more rounds is in 95 cases of 100: the binomial distribution's word.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "small"
+)]
+fn likely(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    let beside = (0.98 * (values.len() as f64).sqrt()).ceil() as usize;
+    format!("{:.1} % ({:.1} to {:.1})", values[half], values[half - beside], values[half + beside])
 }
 
 fn main() {
@@ -126,33 +147,43 @@ fn measure(chunk: usize, set_level: impl Fn(LevelFilter)) {
     let bytes = Arc::new((0..chunk).map(|at| u8::try_from(at % 251).expect("small")).collect::<Vec<u8>>());
     let buffers: Vec<_> = (0..count).map(|_| Arc::new(Mutex::new(vec![0; chunk]))).collect();
 
+    let server =
+        Server::start(([127, 0, 0, 1], 0).into(), "", Arc::new(Arc::downgrade(&cache))).expect("a server");
+
     // The first time blocks of the drive are written costs more.
     round(&cache, &keys, &bytes, &buffers);
-    let [mut alone, mut watched, mut traced] = [const { Vec::new() }; 3];
+    let mut speeds = WATCHES.map(|_| Vec::new());
     for number in 0..ROUNDS {
-        // Each is as often the first, the second and the third: what comes later may be slower by that alone.
-        for turn in 0..3 {
-            match (number + turn) % 3 {
-                0 => alone.push(round(&cache, &keys, &bytes, &buffers)),
-                1 => watched.push(while_watched(&cache, || round(&cache, &keys, &bytes, &buffers))),
-                _ => {
-                    set_level(LevelFilter::DEBUG);
-                    traced.push(while_watched(&cache, || round(&cache, &keys, &bytes, &buffers)));
+        // Each is as often the first as the last: what comes later may be slower by that alone.
+        for turn in 0..WATCHES.len() {
+            let kind = (number + turn) % WATCHES.len();
+            let work = || round(&cache, &keys, &bytes, &buffers);
+            let speed = match WATCHES[kind].1 {
+                None => work(),
+                Some(level) => {
+                    set_level(level);
+                    let speed = while_watched(&server, work);
                     set_level(LevelFilter::OFF);
+                    speed
                 }
-            }
+            };
+            speeds[kind].push(speed);
         }
     }
 
     let of = |speeds: &[Speed], what: fn(&Speed) -> f64| median(speeds.iter().map(what).collect());
-    for (name, speeds) in [("alone", &alone), ("watched", &watched), ("watched and traced", &traced)] {
+    let [alone, watched @ ..] = &speeds;
+    println!(
+        "{:.2} GB/s, {:.3} CPU-s/GB",
+        of(alone, |speed| speed.gb_per_s),
+        of(alone, |speed| speed.cpu_s_per_gb)
+    );
+    for ((name, _), speeds) in WATCHES[1..].iter().zip(watched) {
         let ratio = |what: fn(&Speed) -> f64| {
-            100.0 * median(alone.iter().zip(speeds).map(|(alone, speed)| what(speed) / what(alone)).collect())
+            likely(alone.iter().zip(speeds).map(|(alone, speed)| 100.0 * what(speed) / what(alone)).collect())
         };
         println!(
-            "{name:18} {:.2} GB/s  {:.3} CPU-s/GB; against alone {:.1} % of the throughput, {:.1} % of the processor time",
-            of(speeds, |speed| speed.gb_per_s),
-            of(speeds, |speed| speed.cpu_s_per_gb),
+            "{name}: {} of the throughput, {} of the processor time",
             ratio(|speed| speed.gb_per_s),
             ratio(|speed| speed.cpu_s_per_gb)
         );

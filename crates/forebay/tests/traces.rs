@@ -1,4 +1,4 @@
-//! Tracing: each chunk's way is a span of its own, with what happened on it, and ends once.
+//! Tracing: each chunk's way is a span of its own, with what happened on it, and ends once, with a line that says all by itself.
 
 mod support;
 
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use support::{Home, PATIENCE, bytes_of, load, prompt, store_all};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// One chunk's way.
@@ -29,6 +29,8 @@ struct Traced(Arc<Mutex<Ways>>);
 struct Ways {
     open: HashMap<u64, Way>,
     ended: Vec<Way>,
+    /// What was said of chunks outside of their spans.
+    lines: Vec<Way>,
 }
 
 impl Visit for Way {
@@ -66,7 +68,16 @@ impl<S: Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>> Layer
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let Some(span) = context.event_span(event) else { return };
+        let Some(span) = context.event_span(event) else {
+            if event.metadata().target() == "forebay::chunk" {
+                assert_eq!(*event.metadata().level(), Level::DEBUG);
+                let mut line = Way::default();
+                event.record(&mut line);
+                self.0.lock().lines.push(line);
+            }
+            return;
+        };
+        assert_eq!(*event.metadata().level(), Level::TRACE);
         let mut message = Message(String::new());
         event.record(&mut message);
         if let Some(way) = self.0.lock().open.get_mut(&span.id().into_u64()) {
@@ -105,13 +116,14 @@ fn a_chunks_way_is_a_span_that_says_what_happened_and_how_it_ended() {
 
     assert!(traced.0.lock().open.is_empty(), "each has ended");
     let ways = std::mem::take(&mut traced.0.lock().ended);
+    let is_of_it = |way: &Way| {
+        let [tier, key, bytes] = ["tier", "key", "bytes"].map(|field| way.fields[field].as_str());
+        (tier, key, bytes) == ("disk", &wanted[0].to_string(), &CHUNK.to_string())
+    };
     let of = |name: &str, outcome: &str| -> Way {
         let found: Vec<&Way> =
             ways.iter().filter(|way| way.name == name && way.fields["outcome"] == outcome).collect();
-        assert_eq!(found.len(), 1, "{name} {outcome}: {ways:?}");
-        assert_eq!(found[0].fields["tier"], "disk");
-        assert_eq!(found[0].fields["key"], wanted[0].to_string());
-        assert_eq!(found[0].fields["bytes"], CHUNK.to_string());
+        assert!(found.len() == 1 && is_of_it(found[0]), "{name} {outcome}: {ways:?}");
         found[0].clone()
     };
     assert_eq!(ways.len(), 3, "{ways:?}");
@@ -119,10 +131,17 @@ fn a_chunks_way_is_a_span_that_says_what_happened_and_how_it_ended() {
     assert_eq!(stored.first().unwrap(), "it has a slot");
     assert_eq!(stored.iter().filter(|event| *event == "a part was written").count(), 3, "{stored:?}");
     assert!(stored.iter().any(|event| event == "all of it is with the device"));
-    assert_eq!(stored[stored.len() - 2..], ["it is in the journal, and found from now on", "it has ended"]);
+    assert_eq!(stored.last().unwrap(), "it is in the journal, and found from now on");
     let loaded = of("load", "done").events;
     assert_eq!(loaded.first().unwrap(), "it has a slot");
-    assert_eq!(loaded.last().unwrap(), "it has ended");
     assert_eq!(loaded.iter().filter(|event| *event == "a part was checked and copied").count(), 3);
     of("load", "corrupt");
+
+    let lines = std::mem::take(&mut traced.0.lock().lines);
+    let said: Vec<[&str; 2]> =
+        lines.iter().map(|line| ["message", "outcome"].map(|field| line.fields[field].as_str())).collect();
+    assert_eq!(said, [["store", "done"], ["load", "done"], ["load", "corrupt"]]);
+    for line in &lines {
+        assert!(is_of_it(line) && line.fields["microseconds"].parse::<u64>().unwrap() > 0, "{line:?}");
+    }
 }

@@ -28,6 +28,16 @@ pub(super) enum Way {
     Load,
 }
 
+impl Way {
+    /// As traces call it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Load => "load",
+        }
+    }
+}
+
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Meter {
@@ -196,12 +206,12 @@ impl Counters {
 }
 
 impl Metered {
-    /// It is answered now.
-    pub(super) fn end(self, verdict: &Verdict) {
+    /// It is answered now; says which way it went, and how long that took.
+    pub(super) fn end(self, verdict: &Verdict) -> (Way, Duration) {
+        let took = now() - self.began;
         let counters = self.meter.counters(self.way, self.record.tier());
         match verdict {
             Ok(()) => {
-                let took = now() - self.began;
                 counters.went(&self.record, took);
                 if let Some(kept) = &self.kept {
                     self.meter.counters(Way::Store, kept.tier()).went(kept, took);
@@ -209,6 +219,7 @@ impl Metered {
             }
             Err(reason) => counters.failed(reason),
         }
+        (self.way, took)
     }
 }
 
