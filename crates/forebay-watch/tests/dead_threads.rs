@@ -8,13 +8,46 @@ use forebay::{Cache, Value};
 use tempfile::TempDir;
 
 mod support;
-use support::{CHUNK, PATIENCE, Watched, config, get, load, prompt, store, watched};
+use support::{CHUNK, PATIENCE, Watched, config, get, gib, load, prompt, store, watched_in};
 
 /// From a thread's death until health is red.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
 /// What one prompt's lookup, store and load may take on a cache of which a part is dead: the journal's writer is waited for
 /// two seconds.
 const ONE_PROMPT_MAX: Duration = Duration::from_secs(20);
+
+/// What the cache has, and so which threads.
+#[derive(Clone, Copy)]
+enum Tiers {
+    /// A disk, by this engine.
+    Disk(&'static str),
+    /// Memory before a disk, and a directory that others use too behind it.
+    All,
+    /// A disk, and that directory behind it.
+    DiskAndRemote,
+}
+
+impl Tiers {
+    fn values(self, home: &TempDir) -> Vec<(&'static str, Value)> {
+        let shared = home.path().join("shared");
+        let remote = || {
+            std::fs::create_dir_all(&shared).expect("a directory");
+            let url = format!("file://{}", shared.to_str().expect("text"));
+            [("remote_url", Value::from(url.as_str())), ("max_remote_size", gib(64 << 20))]
+        };
+        match self {
+            Self::Disk(engine) => vec![("disk_io_engine", Value::from(engine))],
+            Self::DiskAndRemote => remote().to_vec(),
+            Self::All => {
+                // More than the staging buffer can use.
+                let memory_size = ("max_local_cpu_size", gib(64 << 20));
+                let memory =
+                    [("local_cpu", true.into()), ("use_only_staging_buffer", false.into()), memory_size];
+                memory.into_iter().chain(remote()).collect()
+            }
+        }
+    }
+}
 
 /// As many as there are unless the configuration says otherwise.
 const IO_THREADS: [&str; 4] = ["forebay-io-0", "forebay-io-1", "forebay-io-2", "forebay-io-3"];
@@ -44,15 +77,17 @@ fn kill(watched: &Watched, name: &str) -> Duration {
     })
 }
 
-/// Of each of these threads, one after the other.
-fn deaths_are_seen_and_inference_goes_on(names: &[&str], engine: &str) {
-    let values = [
-        ("disk_io_engine", Value::from(engine)),
-        ("disk_sync", 0.02.into()),
+/// Of each of these threads, one after the other, of a cache of `tiers`.
+fn deaths_are_seen_and_inference_goes_on(names: &[&str], tiers: Tiers) {
+    let home = TempDir::new().expect("a directory");
+    let mut values = vec![
+        ("disk_sync", Value::from(0.02)),
         ("load_timeout_s", 2.into()),
         ("store_timeout_s", 2.into()),
+        ("remote_timeout_s", 2.into()),
     ];
-    let watched = watched(64 << 20, values);
+    values.extend(tiers.values(&home));
+    let watched = watched_in(home, 64 << 20, values);
     let before = prompt(1, 4);
     store(&watched.cache, &before, None);
     assert_eq!(get(&watched.server, "/healthz").status, 200, "{names:?}");
@@ -84,16 +119,41 @@ fn deaths_are_seen_and_inference_goes_on(names: &[&str], engine: &str) {
 fn g9_each_threads_death_is_seen_and_inference_goes_on() {
     let all = ["forebay-stores", "forebay-loads", "forebay-watch", "forebay-keeper", "forebay-journal"];
     for name in all {
-        deaths_are_seen_and_inference_goes_on(&[name], "threads");
+        deaths_are_seen_and_inference_goes_on(&[name], Tiers::Disk("threads"));
     }
-    deaths_are_seen_and_inference_goes_on(&["forebay-io-0"], "threads");
+    deaths_are_seen_and_inference_goes_on(&["forebay-io-0"], Tiers::Disk("threads"));
     // Nobody is left to end what is under way.
-    deaths_are_seen_and_inference_goes_on(&IO_THREADS, "threads");
+    deaths_are_seen_and_inference_goes_on(&IO_THREADS, Tiers::Disk("threads"));
     if has_io_uring() {
         for name in ["forebay-ring", "forebay-stored", "forebay-loaded"] {
-            deaths_are_seen_and_inference_goes_on(&[name], "io_uring");
+            deaths_are_seen_and_inference_goes_on(&[name], Tiers::Disk("io_uring"));
+        }
+        for names in [["forebay-stored", "forebay-stored-too"], ["forebay-loaded", "forebay-loaded-too"]] {
+            deaths_are_seen_and_inference_goes_on(&names, Tiers::Disk("io_uring"));
         }
     }
+    for name in ["forebay-recalls", "forebay-carries", "forebay-stores", "forebay-trim"] {
+        deaths_are_seen_and_inference_goes_on(&[name], Tiers::All);
+    }
+    for name in ["forebay-copies", "forebay-ends"] {
+        deaths_are_seen_and_inference_goes_on(&[name], Tiers::DiskAndRemote);
+    }
+    // Nobody is left to tell how a request ended.
+    deaths_are_seen_and_inference_goes_on(&["forebay-ends", "forebay-ends-too"], Tiers::DiskAndRemote);
+    that_a_listener_panicked_is_seen();
+}
+
+fn that_a_listener_panicked_is_seen() {
+    let watched = watched_in(TempDir::new().expect("a directory"), 64 << 20, []);
+    let _listener = watched.cache.events().listen(|_| panic!("as a caller's code may")).expect("a thread");
+    let keys = prompt(1, 2);
+    store(&watched.cache, &keys, None);
+    let began = Instant::now();
+    while get(&watched.server, "/healthz").status != 503 {
+        assert!(began.elapsed() < SEEN_WITHIN, "nobody says so");
+    }
+    assert!(get(&watched.server, "/healthz").body.contains("forebay-events"));
+    assert!(load(&watched.cache, &keys).iter().all(|outcome| outcome.reason.is_none()));
 }
 
 /// Where the system forbids it none of its threads can die.

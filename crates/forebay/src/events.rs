@@ -21,6 +21,9 @@ use crate::sync::{Condvar, Mutex, thread};
 /// Events that wait for a reader, at most; few enough in a model that some are lost.
 pub const WAITING_MAX: usize = if cfg!(models) { 2 } else { 1 << 16 };
 
+/// The thread of a listener.
+const LISTENER: &str = "forebay-events";
+
 /// The longest wait of a reader, who asks again.
 const WAIT_MAX: Duration = Duration::from_hours(24);
 
@@ -87,6 +90,8 @@ pub(crate) struct Announcer(Arc<Subscribers>);
 #[derive(Debug, Default)]
 struct Subscribers {
     are_any: AtomicBool,
+    /// A listener panicked.
+    is_one_dead: AtomicBool,
     list: Mutex<List>,
 }
 
@@ -134,6 +139,11 @@ impl Announcer {
         Events { queue, subscribers: Arc::clone(&self.0) }
     }
 
+    /// The thread of a listener, if one died of a panic.
+    pub(crate) fn dead_threads(&self) -> Option<String> {
+        self.0.is_one_dead.load(Ordering::Relaxed).then(|| LISTENER.to_owned())
+    }
+
     /// Nothing will be told any more.
     pub(crate) fn close(&self) {
         let mut list = self.0.list.lock();
@@ -177,14 +187,15 @@ impl Events {
     }
 
     /// Has `hear` called with what happens, as it happens, on a thread of its own, until the cache is closed or the
-    /// [`Listener`] is dropped. It may take its time, and call the cache. If it panics, it is not called again.
+    /// [`Listener`] is dropped. It may take its time, and call the cache. If it panics, it is not called again, and the
+    /// cache's health says so.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when there are no more threads to be had.
     pub fn listen(self, hear: impl FnMut(News) + Send + 'static) -> Result<Listener> {
         let queue = Arc::clone(&self.queue);
         let has_ended = Arc::new((Mutex::new(false), Condvar::new()));
-        let ended = Ended(Arc::clone(&has_ended));
+        let ended = Ended { has_ended: Arc::clone(&has_ended), subscribers: Arc::clone(&self.subscribers) };
         let body = move || {
             // The last of these goes first: once its end is told, nothing of it is there any more.
             let _ended = ended;
@@ -201,7 +212,7 @@ impl Events {
                 }
             }
         };
-        thread::Builder::new().name("forebay-events".into()).spawn(body).map_err(|error| {
+        thread::Builder::new().name(LISTENER.into()).spawn(body).map_err(|error| {
             Error::new(ErrorKind::Io, format!("cannot start a thread for events: {error}"))
         })?;
         Ok(Listener { queue, has_ended })
@@ -241,12 +252,19 @@ impl Drop for Listener {
 }
 
 /// Says so when it is dropped, however its thread ended.
-struct Ended(Arc<(Mutex<bool>, Condvar)>);
+struct Ended {
+    has_ended: Arc<(Mutex<bool>, Condvar)>,
+    subscribers: Arc<Subscribers>,
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        *self.0.0.lock() = true;
-        self.0.1.notify_all();
+        if std::thread::panicking() {
+            tracing::error!("who listened to what happens panicked, and is told no more");
+            self.subscribers.is_one_dead.store(true, Ordering::Relaxed);
+        }
+        *self.has_ended.0.lock() = true;
+        self.has_ended.1.notify_all();
     }
 }
 

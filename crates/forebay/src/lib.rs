@@ -74,6 +74,7 @@ mod prompt;
 mod queue;
 pub mod staging;
 mod sync;
+mod tellers;
 pub mod tier;
 
 /// The target of what is traced of a chunk on its way.

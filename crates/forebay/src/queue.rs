@@ -109,6 +109,8 @@ impl<T> JobQueue<T> {
                 && !state.served
                 && let Some(job) = state.jobs.pop_front()
             {
+                drop(state);
+                turn();
                 return Some(job);
             }
         }

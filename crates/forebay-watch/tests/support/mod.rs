@@ -25,7 +25,11 @@ pub(crate) struct Watched {
 }
 
 /// The configuration of a cache of so many bytes of disk, and more of it.
-pub(crate) fn config<const N: usize>(home: &TempDir, disk_bytes: u64, more: [(&str, Value); N]) -> Config {
+pub(crate) fn config<'a>(
+    home: &TempDir,
+    disk_bytes: u64,
+    more: impl IntoIterator<Item = (&'a str, Value)>,
+) -> Config {
     let values = [
         ("local_disk", Value::from(home.path().join("kv").to_str().expect("text"))),
         ("max_local_disk_size", gib(disk_bytes)),
@@ -37,8 +41,16 @@ pub(crate) fn config<const N: usize>(home: &TempDir, disk_bytes: u64, more: [(&s
 }
 
 /// A cache of that, watched at a free port.
-pub(crate) fn watched<const N: usize>(disk_bytes: u64, more: [(&str, Value); N]) -> Watched {
-    let home = TempDir::new().expect("a directory");
+pub(crate) fn watched<'a>(disk_bytes: u64, more: impl IntoIterator<Item = (&'a str, Value)>) -> Watched {
+    watched_in(TempDir::new().expect("a directory"), disk_bytes, more)
+}
+
+/// The same in a directory that is there.
+pub(crate) fn watched_in<'a>(
+    home: TempDir,
+    disk_bytes: u64,
+    more: impl IntoIterator<Item = (&'a str, Value)>,
+) -> Watched {
     let config = config(&home, disk_bytes, more);
     let cache = Arc::new(Cache::open(&config, CHUNK as u64, None).expect("a cache"));
     let weak = Arc::downgrade(&cache);

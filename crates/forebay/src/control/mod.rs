@@ -576,7 +576,7 @@ impl ControlPlane {
     fn dead_threads(&self) -> Vec<String> {
         let disk = self.disk.as_ref().map(DiskPlane::dead_threads);
         let remote = self.remote.as_ref().map(RemotePlane::dead_threads);
-        disk.into_iter().chain(remote).flatten().collect()
+        disk.into_iter().chain(remote).flatten().chain(self.announcer.dead_threads()).collect()
     }
 
     /// The tier that a chunk is stored to first.

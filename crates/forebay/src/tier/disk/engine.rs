@@ -8,7 +8,6 @@
 //! [`super::threads`], which works everywhere. [`LateEngine`] chooses.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -22,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Pages;
 use crate::staging::{Lease, Staging};
 use crate::sync::Mutex;
+use crate::tellers::caught;
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,20 +194,6 @@ fn start(
 pub(super) fn tell(ended: Ended) {
     let Ended { lease, finish, outcome, .. } = ended;
     caught(|| finish.call(lease, outcome));
-}
-
-/// Calls what is left of one.
-pub(super) fn call(rest: Rest) {
-    caught(rest);
-}
-
-/// A panic at the end of a transfer costs that transfer only.
-pub(crate) fn caught<T>(end: impl FnOnce() -> T) -> Option<T> {
-    let called = catch_unwind(AssertUnwindSafe(end));
-    if called.is_err() {
-        tracing::error!("the end of a chunk's transfer panicked; the chunk was given up");
-    }
-    called.ok()
 }
 
 /// What a transfer ends with that comes too late.

@@ -12,7 +12,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -28,9 +27,9 @@ use crate::catalog::DRIVES_MAX;
 use crate::crash_points::turn;
 use crate::crew::{Crew, JOIN_PATIENCE};
 use crate::error::{Error, Result};
-use crate::queue::JobQueue;
 use crate::staging::Staging;
 use crate::sync::{Mutex, now};
+use crate::tellers::{Tellers, caught};
 
 /// Measured on a virtual drive: each piece costs its way there and back, so pieces of 2 MiB are up to a tenth faster than
 /// of 1 MiB, larger ones no more; 32 MiB of them at once are enough. A load waits for the write pieces before it, which
@@ -55,9 +54,6 @@ const STRAGGLING: types::Timespec = types::Timespec::new().nsec(5_000_000);
 /// Ends that wait to be told. With more of them, whoever holds up the threads that tell them holds up the device too.
 const UNTOLD_MAX: usize = 4096;
 
-/// What a thread that tells ends waits for.
-type Telling = fn(&Shared) -> Option<Rest>;
-
 /// See the module's documentation.
 pub struct UringEngine {
     shared: Arc<Shared>,
@@ -68,8 +64,8 @@ struct Shared {
     inbox: Mutex<Inbox>,
     /// Wakes the ring's thread.
     wake: OwnedFd,
-    stored: JobQueue<Rest>,
-    loaded: JobQueue<Rest>,
+    stored: Tellers,
+    loaded: Tellers,
 }
 
 /// Whether the ring's thread takes transfers.
@@ -131,8 +127,8 @@ impl UringEngine {
         let shared = Arc::new(Shared {
             inbox: Mutex::default(),
             wake,
-            stored: JobQueue::new(UNTOLD_MAX),
-            loaded: JobQueue::new(UNTOLD_MAX),
+            stored: Tellers::new(UNTOLD_MAX),
+            loaded: Tellers::new(UNTOLD_MAX),
         });
         let engine = Self { shared, crew: Crew::default() };
         let shared = Arc::clone(&engine.shared);
@@ -153,21 +149,9 @@ impl UringEngine {
         })?;
         let begun = told.recv().unwrap_or_else(|_| Err(io::Error::other("its thread ended")));
         begun.map_err(|error| Error::io("starting io_uring", error))?;
-        let crew: [(&str, Telling); 4] = [
-            ("forebay-stored", |shared| shared.stored.pop()),
-            ("forebay-stored-too", |shared| shared.stored.pop_behind()),
-            ("forebay-loaded", |shared| shared.loaded.pop()),
-            // Two at once share the memory's speed and cost more than one: the second only helps out.
-            ("forebay-loaded-too", |shared| shared.loaded.pop_behind()),
-        ];
-        for (name, next) in crew {
-            let shared = Arc::clone(&engine.shared);
-            engine.crew.spawn(name.into(), move || {
-                while let Some(rest) = next(&shared) {
-                    engine::call(rest);
-                }
-            })?;
-        }
+        engine.shared.stored.start(&engine.crew, "forebay-stored")?;
+        // Two at once share the memory's speed and cost more than one: the second only helps out.
+        engine.shared.loaded.start(&engine.crew, "forebay-loaded")?;
         Ok(engine)
     }
 }
@@ -280,19 +264,15 @@ impl Shared {
     fn end(&self, ended: Ended) {
         let Ended { direction, lease, finish, outcome } = ended;
         let rest: Rest = match finish {
-            Finish::Prompt(finish) => match engine::caught(|| finish(lease, outcome)).flatten() {
+            Finish::Prompt(finish) => match caught(|| finish(lease, outcome)).flatten() {
                 Some(rest) => rest,
                 None => return,
             },
             Finish::Working(finish) => Box::new(move || finish(lease, outcome)),
         };
-        let ends = match direction {
-            Direction::Write => &self.stored,
-            Direction::Read => &self.loaded,
-        };
-        // The queues are open for as long as this thread lives.
-        if let Err(not_taken) = ends.push(rest) {
-            engine::call(not_taken.into_inner());
+        match direction {
+            Direction::Write => self.stored.tell(rest),
+            Direction::Read => self.loaded.tell(rest),
         }
     }
 }
@@ -308,9 +288,7 @@ impl Drop for Closing {
             std::mem::take(&mut inbox.transfers)
         };
         for transfer in left {
-            if catch_unwind(AssertUnwindSafe(|| transfer.refuse(engine::shut_down()))).is_err() {
-                tracing::error!("the end of a chunk's transfer panicked; the chunk was given up");
-            }
+            caught(|| transfer.refuse(engine::shut_down()));
         }
         self.0.stored.close();
         self.0.loaded.close();

@@ -1,8 +1,9 @@
 //! Carries parts of chunks between leased slots and a remote store.
 //!
-//! Promises: returns at once; each part's end is told on a thread of its own, never on one that serves the network; a
-//! slot is not given back while a request may still touch it. An upload's last part is put only after all others are
-//! there, so that a chunk is never there in part; once it was handed over, a shutdown waits for it as for what is under way.
+//! Promises: returns at once; each part's end is told on threads of its own, and on one that serves the network only when
+//! more wait than were thought possible, or when its threads have died; a slot is not given back while a request may
+//! still touch it. An upload's last part is put only after all others are there, so that a chunk is never there in part; once
+//! it was handed over, a shutdown waits for it as for what is under way.
 //!
 //! An end that cannot be told (the network's threads are gone) is dropped: what it holds must see to itself then.
 
@@ -18,24 +19,21 @@ use super::turns::Turns;
 use crate::crew::Crew;
 use crate::error::Result;
 use crate::key::ChunkKey;
-use crate::queue::JobQueue;
 use crate::staging::Lease;
 use crate::sync::Mutex;
-use crate::tier::disk::engine::caught;
+use crate::tellers::Tellers;
 
 /// What is called when a part has been put.
 pub(crate) type OnPut = Box<dyn FnOnce(Result<(), Fault>) + Send>;
 /// What is called with the slot when a part has been got, or not.
 pub(crate) type OnGot = Box<dyn FnOnce(Lease, Result<(), Fault>) + Send>;
 
-type End = Box<dyn FnOnce() + Send>;
-
 /// See the module's documentation.
 pub(crate) struct RemoteEngine {
     client: Arc<Client>,
     names: Names,
     turns: Arc<Turns>,
-    ends: Arc<JobQueue<End>>,
+    ends: Tellers,
     crew: Crew,
 }
 
@@ -43,20 +41,10 @@ impl RemoteEngine {
     /// An engine for at most `slots` parts under way, of chunks that `names` are of.
     pub(crate) fn start(client: Arc<Client>, names: Names, slots: u32) -> Result<Arc<Self>> {
         // Each end stands for a part, and each part has a slot, or had one a moment ago.
-        let ends = Arc::new(JobQueue::new(2 * slots as usize));
+        let ends = Tellers::new(2 * slots as usize);
         let turns = Arc::new(Turns::new(slots as usize));
-        let engine = Self { client, names, turns, ends: Arc::clone(&ends), crew: Crew::default() };
-        let helped = Arc::clone(&ends);
-        engine.crew.spawn("forebay-ends".into(), move || {
-            while let Some(end) = ends.pop() {
-                caught(end);
-            }
-        })?;
-        engine.crew.spawn("forebay-ends-2".into(), move || {
-            while let Some(end) = helped.pop_behind() {
-                caught(end);
-            }
-        })?;
+        let engine = Self { client, names, turns, ends, crew: Crew::default() };
+        engine.ends.start(&engine.crew, "forebay-ends")?;
         Ok(Arc::new(engine))
     }
 
@@ -68,13 +56,12 @@ impl RemoteEngine {
     /// Fills the first `len` bytes of a slot with a part: the last one, or that of this number.
     pub(crate) fn get(&self, key: &ChunkKey, part: Option<usize>, mut lease: Lease, len: usize, got: OnGot) {
         let name = self.name(key, part);
-        let (client, turns, ends) =
-            (Arc::clone(&self.client), Arc::clone(&self.turns), Arc::clone(&self.ends));
+        let (client, turns, ends) = (Arc::clone(&self.client), Arc::clone(&self.turns), self.ends.clone());
         self.client.spawn(async move {
             let turn = turns.load();
             let outcome = client.objects().get(&name, &mut lease.bytes()[..len]).await;
             drop(turn);
-            tell(&ends, Box::new(move || got(lease, outcome)));
+            ends.tell(Box::new(move || got(lease, outcome)));
         });
     }
 
@@ -82,12 +69,12 @@ impl RemoteEngine {
     /// is told after that can store the chunk anew.
     pub(crate) fn remove(&self, key: &ChunkKey, then: Box<dyn FnOnce() + Send>) {
         let name = self.names.end(key);
-        let (client, ends) = (Arc::clone(&self.client), Arc::clone(&self.ends));
+        let (client, ends) = (Arc::clone(&self.client), self.ends.clone());
         self.client.spawn(async move {
             if let Err(fault) = client.objects().remove(&name).await {
                 tracing::debug!(%fault, "a chunk that cannot be loaded was not removed");
             }
-            tell(&ends, then);
+            ends.tell(then);
         });
     }
 
@@ -104,26 +91,18 @@ impl RemoteEngine {
     }
 
     fn put(&self, name: String, lease: Lease, len: usize, put: OnPut) {
-        let (client, turns, ends) =
-            (Arc::clone(&self.client), Arc::clone(&self.turns), Arc::clone(&self.ends));
+        let (client, turns, ends) = (Arc::clone(&self.client), Arc::clone(&self.turns), self.ends.clone());
         let bytes = Bytes::from_owner(Filled { lease, len });
         self.client.spawn(async move {
             let turn = turns.store().await;
             let outcome = client.objects().put(&name, bytes).await;
             drop(turn);
-            tell(&ends, Box::new(move || put(outcome)));
+            ends.tell(Box::new(move || put(outcome)));
         });
     }
 
     fn name(&self, key: &ChunkKey, part: Option<usize>) -> String {
         part.map_or_else(|| self.names.end(key), |part| self.names.part(key, part))
-    }
-}
-
-fn tell(ends: &JobQueue<End>, end: End) {
-    // A queue that is full or closed has no thread to spare: it is told here.
-    if let Err(not_taken) = ends.push(end) {
-        caught(not_taken.into_inner());
     }
 }
 
