@@ -35,6 +35,7 @@ use crate::tellers::{Tellers, caught};
 /// of 1 MiB, larger ones no more; 32 MiB of them at once are enough. A load waits for the write pieces before it, which
 /// speaks for no more.
 const LIMITS: Limits = Limits { pieces_max: 64, writes_max: 16, piece_bytes: 2 << 20 };
+const _: () = assert!(LIMITS.writes_max < LIMITS.pieces_max, "a load always has a place");
 /// Places in the submission queue: for all pieces, and the wake-up.
 const RING_ENTRIES: u32 = 128;
 /// The largest part of memory that the kernel registers as one.
