@@ -213,7 +213,7 @@ fn direct_io(directory: &Path, refused: Option<&io::Error>) -> Finding {
 }
 
 fn ring(refused: Option<&io::Error>) -> Finding {
-    let see = "cat /proc/sys/kernel/io_uring_disabled".to_owned();
+    let see = "cat /proc/sys/kernel/io_uring_disabled; grep Seccomp: /proc/self/status".to_owned();
     match refused {
         None => Finding { what: "io_uring", found: "allowed".to_owned(), verdict: Verdict::Good, advice: None, see },
         Some(error) => Finding {
