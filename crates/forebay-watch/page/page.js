@@ -459,7 +459,7 @@ function renderFlow(now) {
     const full = number(tier.used_bytes) === null ? ["not counted here"] : [bytes(tier.used_bytes), bound(tier)];
     const chunks = number(tier.chunks) === null ? [] : [`${integer(tier.chunks)} chunks`];
     fillNode(nodes[name], [...full, ...(wrong ? [tier.state] : chunks)], ratio(tier.used_bytes, tier.capacity_bytes), wrong ? tier.state : "");
-    nodes[name].lines.forEach((line) => line.classList.toggle("trouble", wrong && line.textContent === tier.state));
+    nodes[name].lines.forEach((line) => ["degraded", "down"].forEach((state) => line.classList.toggle(state, wrong && line.textContent === state)));
   }
   put(byId("flow-words"), describeFlow(now, names, staging));
   setMotion();
