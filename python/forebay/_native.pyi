@@ -230,7 +230,8 @@ class ControlPlane:
         cannot be: see `ControlPlane::set_disk_capacity` in Rust."""
     def stats(self) -> dict[str, Any]: ...
     def note_mover(self, worker: int, figures: bytes) -> None:
-        """Notes what the mover of this number said of itself (`Mover.figures`), to be shown over HTTP."""
+        """Notes what the mover of this number said of itself (`Mover.figures`), to be shown over HTTP. One that is in
+        this process is asked itself from then on, until it is closed."""
     @property
     def http_address(self) -> str | None:
         """Where metrics, health and the page are shown (`http_listen`); None where they are not."""

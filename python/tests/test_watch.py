@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -33,8 +34,8 @@ def get(address: str, path: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def config(directory: Path, **more: Any) -> forebay.Config:
-    values = {
+def values(directory: Path, **more: Any) -> dict[str, Any]:
+    return {
         "local_disk": str(directory / "kv"),
         "max_local_disk_size": (16 << 20) / GIB,
         "local_cpu": False,
@@ -44,7 +45,10 @@ def config(directory: Path, **more: Any) -> forebay.Config:
         "http_listen": 0,
         **more,
     }
-    return forebay.Config(**values)
+
+
+def config(directory: Path, **more: Any) -> forebay.Config:
+    return forebay.Config(**values(directory, **more))
 
 
 def keys_of(prompt: int, chunks: int) -> list[bytes]:
@@ -115,12 +119,26 @@ def test_both_halves_are_seen_in_one_place(tmp_path: Path) -> None:
     assert [mover["worker"] for mover in now["movers"]] == [0, 1]
     assert all(mover["age_s"] < PATIENCE_S for mover in now["movers"])
     assert now["tiers"][0]["stored_chunks"] == 3 == now["tiers"][0]["chunks"]
+    # They are in this process: what they do later is seen without their saying so.
+    later = plane.plan_store(keys_of(2, 2), CHUNK)
+    movers[0].store([plan.message for plan in later], [bytes(CHUNK) for _ in later]).wait(PATIENCE_S)
+    now = json.loads(get(address, "/api/now")[1])
+    assert now["tiers"][0]["stored_chunks"] == 5 and [mover["age_s"] for mover in now["movers"]] == [0, 0]
+    # Of one in another process what it said is shown.
+    script = f"import forebay; print(forebay.Mover(forebay.Config(**{values(tmp_path)}), {CHUNK}).figures().hex())"
+    elsewhere = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=PATIENCE_S)
+    plane.note_mover(2, bytes.fromhex(elsewhere.stdout.decode()))
+    now = json.loads(get(address, "/api/now")[1])
+    assert [mover["age_s"] > 0 for mover in now["movers"]] == [False, False, True]
     with pytest.raises(forebay.Error, match="no figures"):
         plane.note_mover(0, b"{}")
     with pytest.raises(forebay.Error, match="numbered"):
         plane.note_mover(1 << 30, movers[0].figures())
     for mover in movers:
         mover.close()
+    now = json.loads(get(address, "/api/now")[1])
+    assert all(mover["age_s"] > 0 for mover in now["movers"])
+    assert now["tiers"][0]["stored_chunks"] == 5, "what they said last is still shown"
     plane.close()
     assert plane.http_address is None
 

@@ -1,6 +1,7 @@
 //! `forebay.ControlPlane` and `forebay.Mover`: the two halves, for an engine whose scheduler and workers are apart.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -94,8 +95,19 @@ pub(crate) struct ControlPlane {
     server: Mutex<Option<Server>>,
 }
 
-/// What movers in other processes said of themselves last, and when, by their number.
-type Workers = Mutex<BTreeMap<u32, (Instant, MoverStats)>>;
+/// What is known of movers, by their number.
+type Workers = Mutex<BTreeMap<u32, Noted>>;
+
+/// What a mover said of itself last, and when.
+struct Noted {
+    at: Instant,
+    stats: MoverStats,
+    /// The mover, if it is in this process and open: then it is asked.
+    here: Weak<forebay::Mover>,
+}
+
+/// The movers of this process, by what they say that they are.
+static MOVERS: Mutex<BTreeMap<u64, Weak<forebay::Mover>>> = Mutex::new(BTreeMap::new());
 
 /// What is seen of the two halves.
 struct Seen {
@@ -106,12 +118,26 @@ struct Seen {
 impl Watched for Seen {
     fn figures(&self) -> Option<Figures> {
         let control = self.control.upgrade()?.stats();
-        let worker = |(&number, (noted, stats)): (&u32, &(Instant, MoverStats))| Worker {
-            number,
-            age: noted.elapsed(),
-            stats: stats.clone(),
+        let here: Vec<(u32, Arc<forebay::Mover>)> = {
+            let workers = self.workers.lock();
+            workers.iter().filter_map(|(number, noted)| Some((*number, noted.here.upgrade()?))).collect()
         };
-        Some(Figures { control, workers: self.workers.lock().iter().map(worker).collect() })
+        // Without the lock: who lets go of a mover last closes it, which may wait for somebody who wants the lock.
+        let stats: Vec<(u32, MoverStats)> =
+            here.into_iter().map(|(number, mover)| (number, mover.stats())).collect();
+        let mut workers = self.workers.lock();
+        for (number, stats) in stats {
+            if let Some(noted) = workers.get_mut(&number) {
+                // Kept, so that no counter runs backwards when it is closed.
+                (noted.at, noted.stats) = (Instant::now(), stats);
+            }
+        }
+        let worker = |(&number, noted): (&u32, &Noted)| {
+            let is_here = noted.here.strong_count() > 0;
+            let age = if is_here { Duration::ZERO } else { noted.at.elapsed() };
+            Worker { number, age, stats: noted.stats.clone() }
+        };
+        Some(Figures { control, workers: workers.iter().map(worker).collect() })
     }
 
     fn clear(&self, namespace: Option<NamespaceId>) -> Option<u64> {
@@ -365,7 +391,8 @@ impl ControlPlane {
         py.detach(|| self.control.set_disk_capacity(capacity_bytes)).map_err(|error| raise(py, &error))
     }
 
-    /// Notes what the mover of this number said of itself (`Mover.figures`), to be shown.
+    /// Notes what the mover of this number said of itself (`Mover.figures`), to be shown. One that is in this process is
+    /// asked itself from then on.
     fn note_mover(&self, py: Python<'_>, worker: u32, figures: &[u8]) -> PyResult<()> {
         if worker >= WORKERS_MAX {
             return Err(argument(
@@ -373,9 +400,10 @@ impl ControlPlane {
                 format!("there is no worker {worker}: they are numbered from 0 to {}", WORKERS_MAX - 1),
             ));
         }
-        let stats = serde_json::from_slice(figures)
+        let (id, stats): (u64, _) = serde_json::from_slice(figures)
             .map_err(|_| argument(py, "these are no figures of a mover of this version"))?;
-        self.workers.lock().insert(worker, (Instant::now(), stats));
+        let here = MOVERS.lock().get(&id).cloned().unwrap_or_default();
+        self.workers.lock().insert(worker, Noted { at: Instant::now(), stats, here });
         Ok(())
     }
 
@@ -450,6 +478,8 @@ impl Transfer {
 /// The doing half.
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct Mover {
+    /// Nobody else's.
+    id: u64,
     mover: Mutex<Option<Arc<forebay::Mover>>>,
 }
 
@@ -474,8 +504,12 @@ impl Mover {
         };
         let mover = Arc::new(py.detach(start).map_err(|error| raise(py, &error))?);
         let weak = Arc::downgrade(&mover);
-        at_exit(weak, forebay::Mover::close);
-        Ok(Self { mover: Mutex::new(Some(mover)) })
+        at_exit(Weak::clone(&weak), forebay::Mover::close);
+        let id = RandomState::new().hash_one(std::process::id());
+        let mut movers = MOVERS.lock();
+        movers.retain(|_, mover| mover.strong_count() > 0);
+        movers.insert(id, weak);
+        Ok(Self { id, mover: Mutex::new(Some(mover)) })
     }
 
     /// Writes chunks: `sources` are buffers, `PagedChunk`s or objects with `fill(offset, memoryview)`.
@@ -554,7 +588,7 @@ impl Mover {
 
     /// What it says of itself, for `ControlPlane.note_mover`.
     fn figures<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let figures = serde_json::to_vec(&self.open_mover(py)?.stats());
+        let figures = serde_json::to_vec(&(self.id, self.open_mover(py)?.stats()));
         Ok(PyBytes::new(py, &figures.map_err(|error| argument(py, error.to_string()))?))
     }
 
