@@ -158,9 +158,13 @@ def assert_same_tokens(seen: dict[str, Any], reference: dict[str, list[int]]) ->
 def test_g1_g2_g6_a_restarted_engine_answers_from_disk_through_two_slots(
     model: Path, reference: dict[str, list[int]], warm: Path
 ) -> None:
-    step = {"prompts": {**LONG, **BORDER}, "forebay": options(warm, slots=2), "events_port": free_port()}
+    forebay = options(warm, slots=2, http_listen=free_port())
+    step = {"prompts": {**LONG, **BORDER}, "forebay": forebay, "events_port": free_port()}
     [seen], _ = run_engine(model, step)
     assert_same_tokens(seen, reference)
+    # The worker is in the scheduler's process: it is asked itself, also when no step is made.
+    assert [mover["age_s"] for mover in seen["now"]["movers"]] == [0]
+    assert seen["now"]["tiers"][0]["loaded_chunks"] == 12
     computed = LONG["long"][1] - seen["cached"]["long"]
     assert computed == 16 and computed / LONG["long"][1] < 0.05
     # A prompt that ends on a chunk's border: its last chunk is loaded but for the one block that must be
