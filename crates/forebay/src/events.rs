@@ -9,6 +9,7 @@
 //! when one subscribed is not told; and a process that dies tells nobody of what dies with it (its memory tier).
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +21,6 @@ use crate::sync::{Condvar, Mutex, thread};
 
 /// Events that wait for a reader, at most; few enough in a model that some are lost.
 pub const WAITING_MAX: usize = if cfg!(models) { 2 } else { 1 << 16 };
-
-/// The thread of a listener.
-const LISTENER: &str = "forebay-events";
 
 /// The longest wait of a reader, who asks again.
 const WAIT_MAX: Duration = Duration::from_hours(24);
@@ -90,8 +88,6 @@ pub(crate) struct Announcer(Arc<Subscribers>);
 #[derive(Debug, Default)]
 struct Subscribers {
     are_any: AtomicBool,
-    /// A listener panicked.
-    is_one_dead: AtomicBool,
     list: Mutex<List>,
 }
 
@@ -139,11 +135,6 @@ impl Announcer {
         Events { queue, subscribers: Arc::clone(&self.0) }
     }
 
-    /// The thread of a listener, if one died of a panic.
-    pub(crate) fn dead_threads(&self) -> Option<String> {
-        self.0.is_one_dead.load(Ordering::Relaxed).then(|| LISTENER.to_owned())
-    }
-
     /// Nothing will be told any more.
     pub(crate) fn close(&self) {
         let mut list = self.0.list.lock();
@@ -187,15 +178,15 @@ impl Events {
     }
 
     /// Has `hear` called with what happens, as it happens, on a thread of its own, until the cache is closed or the
-    /// [`Listener`] is dropped. It may take its time, and call the cache. If it panics, it is not called again, and the
-    /// cache's health says so.
+    /// [`Listener`] is dropped. It may take its time, and call the cache. That it panicked is said in the log, and it
+    /// is called again with what comes next.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when there are no more threads to be had.
     pub fn listen(self, hear: impl FnMut(News) + Send + 'static) -> Result<Listener> {
         let queue = Arc::clone(&self.queue);
         let has_ended = Arc::new((Mutex::new(false), Condvar::new()));
-        let ended = Ended { has_ended: Arc::clone(&has_ended), subscribers: Arc::clone(&self.subscribers) };
+        let ended = Ended(Arc::clone(&has_ended));
         let body = move || {
             // The last of these goes first: once its end is told, nothing of it is there any more.
             let _ended = ended;
@@ -204,15 +195,19 @@ impl Events {
             loop {
                 let news = events.wait(Duration::from_hours(1));
                 let is_last = news.is_last;
-                if is_last || !news.events.is_empty() {
-                    hear(news);
+                if (is_last || !news.events.is_empty())
+                    && catch_unwind(AssertUnwindSafe(|| hear(news))).is_err()
+                {
+                    tracing::error!(
+                        "who listens to events panicked; it is called again with what comes next"
+                    );
                 }
                 if is_last {
                     return;
                 }
             }
         };
-        thread::Builder::new().name(LISTENER.into()).spawn(body).map_err(|error| {
+        thread::Builder::new().name("forebay-events".into()).spawn(body).map_err(|error| {
             Error::new(ErrorKind::Io, format!("cannot start a thread for events: {error}"))
         })?;
         Ok(Listener { queue, has_ended })
@@ -252,19 +247,12 @@ impl Drop for Listener {
 }
 
 /// Says so when it is dropped, however its thread ended.
-struct Ended {
-    has_ended: Arc<(Mutex<bool>, Condvar)>,
-    subscribers: Arc<Subscribers>,
-}
+struct Ended(Arc<(Mutex<bool>, Condvar)>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("who listened to what happens panicked, and is told no more");
-            self.subscribers.is_one_dead.store(true, Ordering::Relaxed);
-        }
-        *self.has_ended.0.lock() = true;
-        self.has_ended.1.notify_all();
+        *self.0.0.lock() = true;
+        self.0.1.notify_all();
     }
 }
 
@@ -343,15 +331,29 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_hangs_or_dies_holds_up_nobody() {
+    fn a_listener_that_hangs_holds_up_nobody() {
         let announcer = Announcer::default();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let hangs = announcer.subscribe().listen(move |_| assert!(held.recv().is_err())).unwrap();
-        let dies = announcer.subscribe().listen(|_| panic!("as it should")).unwrap();
         tell(&announcer, stored(1));
         assert!(!hangs.end(Duration::from_millis(50)), "it hangs");
-        assert!(dies.end(Duration::from_mins(1)), "it is dead");
         tell(&announcer, stored(2));
         drop(release);
+    }
+
+    #[test]
+    fn a_listener_that_panics_is_called_again() {
+        let announcer = Announcer::default();
+        let (tell_test, told) = std::sync::mpsc::channel();
+        let listener = announcer.subscribe().listen(move |news| {
+            let is_first = news.events.contains(&stored(1));
+            tell_test.send(news.events).unwrap();
+            assert!(!is_first, "as it should");
+        });
+        tell(&announcer, stored(1));
+        assert_eq!(told.recv().unwrap(), [stored(1)]);
+        tell(&announcer, stored(2));
+        assert_eq!(told.recv().unwrap(), [stored(2)]);
+        assert!(listener.unwrap().end(Duration::from_mins(1)));
     }
 }

@@ -507,8 +507,8 @@ impl ControlPlane {
     }
 
     /// Takes all chunks out of memory and disk, or those of a namespace; says how many copies that were. Loads that are under
-    /// way end as they would have; what is being written or on its way from tier to tier stays. A remote store is others' too, and
-    /// left alone.
+    /// way end as they would have; what is being written or on its way from tier to tier stays, and so may what is committed
+    /// meanwhile. A remote store is others' too, and left alone.
     pub fn clear(&self, namespace: Option<NamespaceId>) -> u64 {
         let memory = self.memory.as_ref().map(|memory| memory.clear(namespace));
         let disk = self.disk.as_ref().map(|disk| disk.clear(namespace));
@@ -576,7 +576,7 @@ impl ControlPlane {
     fn dead_threads(&self) -> Vec<String> {
         let disk = self.disk.as_ref().map(DiskPlane::dead_threads);
         let remote = self.remote.as_ref().map(RemotePlane::dead_threads);
-        disk.into_iter().chain(remote).flatten().chain(self.announcer.dead_threads()).collect()
+        disk.into_iter().chain(remote).flatten().collect()
     }
 
     /// The tier that a chunk is stored to first.

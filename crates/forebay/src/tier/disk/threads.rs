@@ -136,7 +136,7 @@ impl Shared {
         }
     }
 
-    /// A thread has: if it was the last, nobody will end what is under way.
+    /// A thread has: if it was the last, nobody will end what is under way; else what it was woken for is another's.
     fn died(&self) {
         let mut state = self.state.lock();
         state.alive -= 1;
@@ -146,6 +146,9 @@ impl Shared {
             let abandoned = std::mem::replace(&mut state.schedule, Schedule::new(limits));
             drop(state);
             drop(abandoned);
+        } else {
+            drop(state);
+            self.changed.notify_one();
         }
     }
 
