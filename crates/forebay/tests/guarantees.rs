@@ -327,28 +327,6 @@ fn guarantee_7_a_floor_of_free_space_is_respected() {
 }
 
 #[test]
-fn guarantee_7_the_disk_takes_what_is_free_above_the_floor_and_no_more() {
-    const ROOM: u64 = 1 << 30;
-    // What others write and remove meanwhile.
-    const OTHERS: u64 = 768 << 20;
-    let home = Home::new(CHUNK, 4, 8 << 30);
-    let mut config: Config = home.config.clone();
-    let room = rustix::fs::statvfs(home.directory.path()).unwrap();
-    config.disk_min_free_bytes = (room.f_bavail * room.f_frsize).saturating_sub(ROOM);
-    let cache = Cache::open(&config, CHUNK as u64, None).unwrap();
-    let capacity_bytes = cache.stats().control.disk.capacity_bytes;
-    assert!((ROOM - OTHERS..ROOM + OTHERS).contains(&capacity_bytes), "{capacity_bytes} of {ROOM}");
-    assert!(std::fs::metadata(home.data()).unwrap().len() == capacity_bytes);
-    assert!(allocated_bytes(home.directory.path()) < ROOM + OTHERS);
-    store_all(&cache, &prompt(0, 20), CHUNK);
-    drop(cache);
-    // What it has already is its own at the next start, though it is not free any more.
-    let cache = Cache::open(&config, CHUNK as u64, None).unwrap();
-    assert_eq!(count_right(&cache, &prompt(0, 20), CHUNK), 20);
-    assert!(cache.stats().control.disk.capacity_bytes >= ROOM - OTHERS);
-}
-
-#[test]
 fn guarantee_7_the_least_recently_used_goes_first_and_never_before_its_continuation() {
     let home = Home::new(CHUNK, 4, 4 << 20);
     let cache = home.open();
