@@ -6,13 +6,14 @@ mod forbidden;
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use forbidden::forbid;
 use forebay::control::Pinning;
 use forebay::{Cache, ChunkKey, Config, ErrorKind, LoadStatus, Lookup, Value};
 use support::{
-    Home, KIB, allocated_bytes, assert_nothing_leaked, bytes_of, config_with, count_right, load, prompt,
-    store, store_all,
+    Home, KIB, PATIENCE, allocated_bytes, assert_nothing_leaked, bytes_of, config_with, count_right, load,
+    prompt, store, store_all,
 };
 
 const CHUNK: usize = 60 * KIB;
@@ -253,7 +254,8 @@ fn pins_that_come_while_the_disk_becomes_smaller_have_half_of_what_it_will_be() 
         store_all(&cache, &keys, home.chunk_bytes);
         let pinned_at = std::thread::scope(|scope| {
             let pinning = scope.spawn(|| {
-                while disk(&cache).capacity_bytes == large {
+                let began = Instant::now();
+                while disk(&cache).capacity_bytes == large && began.elapsed() < PATIENCE {
                     std::thread::yield_now();
                 }
                 cache.pin(Pinning::All).unwrap();

@@ -3,7 +3,8 @@
 //!
 //! Promises: the order of pieces is the schedule's; the thread sleeps when there is nothing to do; what its transfers
 //! end with, unless it is said to return at once, is told on other threads (stores on one, loads on one, each with a
-//! helper), so that checking and copying keep no piece from the device. A panic there costs that transfer only. Memory that the kernel may still write to is never given back:
+//! helper), so that checking and copying keep no piece from the device; on the ring's, once both of those have died. A panic
+//! there costs that transfer only. Memory that the kernel may still write to is never given back:
 //! if the ring itself fails, the slots of what is under way are lost, and the engine takes no more.
 //!
 //! Registered with the kernel, where it allows that: the files, and the slots' memory (a limit on locked memory may

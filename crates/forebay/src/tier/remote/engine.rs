@@ -106,6 +106,13 @@ impl RemoteEngine {
     }
 }
 
+impl Drop for RemoteEngine {
+    /// Ends the threads, which may be in a caller's code, and does not wait for that.
+    fn drop(&mut self) {
+        self.ends.close();
+    }
+}
+
 /// The front of a slot, as a store that sends it sees it.
 struct Filled {
     lease: Lease,
