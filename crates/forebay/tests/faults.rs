@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use forebay::cache::load_status;
 use forebay::catalog::Plan;
-use forebay::mover::{Batch, Job};
+use forebay::mover::{Batch, Job, Observer, Sink};
+use forebay::outcome::Tier;
 use forebay::tier::disk::journal::{segment_path, segments};
 use forebay::{Cache, ControlPlane, ErrorKind, LoadStatus, Lookup, Mover, Reason, StoreStatus, Value};
 use parking_lot::Mutex;
@@ -192,6 +193,65 @@ fn guarantee_9_a_full_queue_is_busy_and_not_a_miss() {
     batch.wait(Some(PATIENCE)).expect("stores end");
     assert!(cache.stats().mover.busy >= 20);
     assert_nothing_leaked(&cache);
+}
+
+/// Engine memory that takes a chunk when its gate is open.
+struct Gated(Arc<Mutex<()>>);
+
+impl Sink for Gated {
+    fn len(&self) -> usize {
+        CHUNK
+    }
+
+    fn drain(&mut self, _: usize, from: &[u8], seen: Observer<'_>) -> Result<(), String> {
+        seen(from);
+        drop(self.0.lock());
+        Ok(())
+    }
+}
+
+#[test]
+fn guarantee_2_no_more_loads_wait_in_line_than_may() {
+    let home = Home::new(CHUNK, 2, 64 << 20);
+    let values = [("max_queued_chunks", Value::from(4))];
+    let in_memory = [
+        ("local_cpu", Value::from(true)),
+        ("use_only_staging_buffer", false.into()),
+        // More than the staging buffer can use.
+        ("max_local_cpu_size", (64.0 / 1024.0).into()),
+        ("max_queued_chunks", 4.into()),
+    ];
+    let from_disk = config_with(&home.directory.path().join("disk"), CHUNK, 2, 64 << 20, values);
+    let from_memory = config_with(&home.directory.path().join("memory"), CHUNK, 2, 64 << 20, in_memory);
+    for (config, tier) in [(from_disk, Tier::Disk), (from_memory, Tier::Memory)] {
+        let faults = Faults::new();
+        let cache = Cache::open_with(&config, CHUNK as u64, None, |file| faults.around(file)).unwrap();
+        let keys = prompt(0, 30);
+        for key in &keys {
+            store_all(&cache, &[*key], CHUNK);
+        }
+        let gate = Arc::new(Mutex::new(()));
+        let batch = {
+            // The drive does not answer, and who copies from memory waits for the engine.
+            faults.stall_reads(true);
+            let _shut = gate.lock();
+            let chunks = keys.iter().map(|key| (*key, Box::new(Gated(Arc::clone(&gate))) as _)).collect();
+            let batch = cache.load(chunks, None);
+            let refused = batch.poll();
+            assert!(refused.len() >= 20, "{tier:?}: {} refused", refused.len());
+            for end in refused {
+                assert_eq!((end.status, end.reason), (LoadStatus::Failed, Some(Reason::Busy)), "{tier:?}");
+            }
+            batch
+        };
+        faults.stall_reads(false);
+        let ends = batch.wait(Some(PATIENCE)).expect("loads end");
+        let loaded = ends.iter().filter(|end| end.status == LoadStatus::Loaded).count();
+        assert!((4..=10).contains(&loaded), "{tier:?}: {loaded} loaded");
+        let traffic = &cache.stats().mover.traffic[tier as usize];
+        assert_eq!(traffic.loads.chunks, loaded as u64, "{tier:?}: from there");
+        assert_nothing_leaked(&cache);
+    }
 }
 
 #[test]
