@@ -15,6 +15,7 @@ mod items;
 mod keys;
 mod memory;
 mod plane;
+mod seen;
 mod stats;
 
 use pyo3::prelude::*;

@@ -1,20 +1,18 @@
 //! `forebay.ControlPlane` and `forebay.Mover`: the two halves, for an engine whose scheduler and workers are apart.
 
-use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay::cache::load_status;
-use forebay::catalog::{NamespaceId, PLAN_BYTES, Plan};
+use forebay::catalog::{PLAN_BYTES, Plan};
 use forebay::config::DirectIo;
-use forebay::control::{self, CopyStep, LoadPlan, Pinned, Pinning};
-use forebay::mover::{Batch, Job, MoverStats, Verdict};
+use forebay::control::{self, CopyStep, LoadPlan};
+use forebay::mover::{Batch, Job, Verdict};
 use forebay::tier::disk::directory::open_data_files;
 use forebay::tier::disk::trailer::Corruption;
 use forebay::tier::remote::client::Client;
 use forebay::{ChunkKey, LoadStatus, Reason};
-use forebay_watch::{Figures, Server, Watched, Worker};
+use forebay_watch::Server;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -28,6 +26,7 @@ use crate::handle::{interruptible, seconds};
 use crate::items::{Items, Octets};
 use crate::keys::{Namespace, Which, from_bytes, one};
 use crate::memory::{sink, source};
+use crate::seen::{self, Seen, Workers};
 use crate::stats;
 
 /// More workers than one control plane has.
@@ -93,68 +92,6 @@ pub(crate) struct ControlPlane {
     chunk_bytes: u64,
     workers: Arc<Workers>,
     server: Mutex<Option<Server>>,
-}
-
-/// What is known of movers, by their number.
-type Workers = Mutex<BTreeMap<u32, Noted>>;
-
-/// What a mover said of itself last, and when.
-struct Noted {
-    at: Instant,
-    stats: MoverStats,
-    /// The mover, if it is in this process and open: then it is asked.
-    here: Weak<forebay::Mover>,
-}
-
-/// The movers of this process, by what they say that they are.
-static MOVERS: Mutex<BTreeMap<u64, Weak<forebay::Mover>>> = Mutex::new(BTreeMap::new());
-
-/// What is seen of the two halves.
-struct Seen {
-    control: Weak<control::ControlPlane>,
-    workers: Arc<Workers>,
-}
-
-impl Watched for Seen {
-    fn figures(&self) -> Option<Figures> {
-        let control = self.control.upgrade()?.stats();
-        let here: Vec<(u32, Arc<forebay::Mover>)> = {
-            let workers = self.workers.lock();
-            workers.iter().filter_map(|(number, noted)| Some((*number, noted.here.upgrade()?))).collect()
-        };
-        // Without the lock: who lets go of a mover last closes it, which may wait for somebody who wants the lock.
-        let stats: Vec<(u32, MoverStats)> =
-            here.into_iter().map(|(number, mover)| (number, mover.stats())).collect();
-        let mut workers = self.workers.lock();
-        for (number, stats) in stats {
-            if let Some(noted) = workers.get_mut(&number) {
-                // Kept, so that no counter runs backwards when it is closed.
-                (noted.at, noted.stats) = (Instant::now(), stats);
-            }
-        }
-        let worker = |(&number, noted): (&u32, &Noted)| {
-            let is_here = noted.here.strong_count() > 0;
-            let age = if is_here { Duration::ZERO } else { noted.at.elapsed() };
-            Worker { number, age, stats: noted.stats.clone() }
-        };
-        Some(Figures { control, workers: workers.iter().map(worker).collect() })
-    }
-
-    fn clear(&self, namespace: Option<NamespaceId>) -> Option<u64> {
-        Some(self.control.upgrade()?.clear(namespace))
-    }
-
-    fn pin(&self, namespace: NamespaceId) -> Option<forebay::Result<Pinned>> {
-        Some(self.control.upgrade()?.pin(Pinning::Namespace(namespace)))
-    }
-
-    fn unpin(&self, namespace: Option<NamespaceId>) -> Option<forebay::Result<u64>> {
-        Some(self.control.upgrade()?.unpin(namespace.map_or(Pinning::All, Pinning::Namespace)))
-    }
-
-    fn set_disk_capacity(&self, capacity_bytes: u64) -> Option<forebay::Result<u64>> {
-        Some(self.control.upgrade()?.set_disk_capacity(capacity_bytes))
-    }
 }
 
 impl Drop for ControlPlane {
@@ -400,11 +337,8 @@ impl ControlPlane {
                 format!("there is no worker {worker}: they are numbered from 0 to {}", WORKERS_MAX - 1),
             ));
         }
-        let (id, stats): (u64, _) = serde_json::from_slice(figures)
-            .map_err(|_| argument(py, "these are no figures of a mover of this version"))?;
-        let here = MOVERS.lock().get(&id).cloned().unwrap_or_default();
-        self.workers.lock().insert(worker, Noted { at: Instant::now(), stats, here });
-        Ok(())
+        let noted = self.workers.note(worker, figures);
+        noted.map_err(|_| argument(py, "these are no figures of a mover of this version"))
     }
 
     /// What comes onto a tier and what leaves it from now on.
@@ -478,7 +412,7 @@ impl Transfer {
 /// The doing half.
 #[pyclass(module = "forebay", frozen)]
 pub(crate) struct Mover {
-    /// Nobody else's.
+    /// What it is known by ([`seen::register`]).
     id: u64,
     mover: Mutex<Option<Arc<forebay::Mover>>>,
 }
@@ -503,13 +437,8 @@ impl Mover {
             forebay::Mover::start_late(config, chunk_bytes, Box::new(open), client)
         };
         let mover = Arc::new(py.detach(start).map_err(|error| raise(py, &error))?);
-        let weak = Arc::downgrade(&mover);
-        at_exit(Weak::clone(&weak), forebay::Mover::close);
-        let id = RandomState::new().hash_one(std::process::id());
-        let mut movers = MOVERS.lock();
-        movers.retain(|_, mover| mover.strong_count() > 0);
-        movers.insert(id, weak);
-        Ok(Self { id, mover: Mutex::new(Some(mover)) })
+        at_exit(Arc::downgrade(&mover), forebay::Mover::close);
+        Ok(Self { id: seen::register(&mover), mover: Mutex::new(Some(mover)) })
     }
 
     /// Writes chunks: `sources` are buffers, `PagedChunk`s or objects with `fill(offset, memoryview)`.
@@ -588,7 +517,7 @@ impl Mover {
 
     /// What it says of itself, for `ControlPlane.note_mover`.
     fn figures<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let figures = serde_json::to_vec(&(self.id, self.open_mover(py)?.stats()));
+        let figures = seen::told(self.id, &self.open_mover(py)?.stats());
         Ok(PyBytes::new(py, &figures.map_err(|error| argument(py, error.to_string()))?))
     }
 

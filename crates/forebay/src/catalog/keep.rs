@@ -42,7 +42,7 @@ impl Catalog {
         which: impl Fn(&ChunkKey) -> bool,
     ) -> (u64, u64, Option<u32>) {
         let (mut kept, mut left_out) = (0, 0);
-        let next = self.each_listed(from, most, which, |catalog, id| {
+        let next = self.each_committed(from, most, which, |catalog, id| {
             if catalog.keep_id(id, blocks_max) {
                 kept += 1;
             } else {
@@ -61,14 +61,14 @@ impl Catalog {
     ) -> (u64, Option<u32>) {
         let mut let_go = 0;
         let next =
-            self.each_listed(from, most, which, |catalog, id| let_go += u64::from(catalog.let_go_of(id)));
+            self.each_committed(from, most, which, |catalog, id| let_go += u64::from(catalog.let_go_of(id)));
         (let_go, next)
     }
 
     /// Keeps what kept chunks continue, of the `most` places from `from` on, whatever that takes. Gives the place to go on
     /// from.
     pub fn keep_what_is_continued(&mut self, from: u32, most: u32) -> Option<u32> {
-        self.each_listed(
+        self.each_committed(
             from,
             most,
             |_| true,
